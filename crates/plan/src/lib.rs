@@ -1,0 +1,1 @@
+//! Placeholder of the room; filled by the commits that follow.
