@@ -19,13 +19,7 @@ impl Key {
     /// If it has another shape.
     pub fn new(text: impl Into<String>) -> Result<Self, KeyError> {
         let text = text.into();
-        let segment_ok = |s: &str| {
-            !s.is_empty()
-                && !s.starts_with('.')
-                && s.bytes()
-                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
-        };
-        if text.len() <= 512 && text.split('/').all(segment_ok) {
+        if text.len() <= 512 && text.split('/').all(is_segment) {
             Ok(Self(text))
         } else {
             Err(KeyError(text))
@@ -36,6 +30,30 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// All before the last slash; empty if there is none.
+    pub(crate) fn directory(&self) -> &str {
+        self.0
+            .rsplit_once('/')
+            .map_or("", |(directory, _)| directory)
+    }
+}
+
+/// Whether this can stand between the slashes of a key.
+pub(crate) fn is_segment(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 255
+        && !text.starts_with('.')
+        && text
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-'))
+}
+
+/// The directory in which all keys with this prefix lie, without its slash.
+pub(crate) fn prefix_directory(prefix: &str) -> &str {
+    prefix
+        .rsplit_once('/')
+        .map_or("", |(directory, _)| directory)
 }
 
 impl fmt::Display for Key {
