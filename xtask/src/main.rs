@@ -1,1 +1,84 @@
-fn main() {}
+//! The workspace's own commands: `cargo xtask COMMAND`.
+//!
+//! `cargo xtask test` needs nothing but a Rust toolchain on Debian: it installs what is
+//! missing, then checks, tests and runs a POSIX suite on real mounts. The other commands
+//! are parts of it, and a demo.
+
+mod check;
+mod demo;
+mod docs;
+mod pjdfstest;
+mod playground;
+mod rules;
+mod run;
+mod setup;
+mod sshd;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+Usage: cargo xtask COMMAND
+
+  test [--fast]             all set-up, `check`, every test, and pjdfstest on each mount profile;
+                            fast: no set-up, no clippy, no pjdfstest
+  check [--fast]            formatting, clippy, dependency rules, links and promises in the docs;
+                            fast: no clippy
+  demo                      a volume on an SSH server of its own, from init to a second machine
+  pjdfstest [--profile P]   the POSIX suite on a real mount (all profiles, or one)
+  setup                     only install what is missing
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[&str]) -> Result<()> {
+    match args {
+        ["test"] => test(),
+        ["test", "--fast"] => {
+            check::all(check::Clippy::Skip)?;
+            run_tests()
+        }
+        ["check"] => check::all(check::Clippy::Run),
+        ["check", "--fast"] => check::all(check::Clippy::Skip),
+        ["demo"] => demo::run(),
+        ["pjdfstest"] => {
+            setup::pjdfstest()?;
+            pjdfstest::run(&pjdfstest::PROFILES)
+        }
+        ["pjdfstest", "--profile", name] => {
+            let profile = pjdfstest::profile(name)?;
+            setup::pjdfstest()?;
+            pjdfstest::run(&[profile])
+        }
+        ["setup"] => setup::all(),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("There is no `cargo xtask {}`.\n\n{USAGE}", other.join(" ")),
+    }
+}
+
+fn test() -> Result<()> {
+    setup::all()?;
+    check::all(check::Clippy::Run)?;
+    run_tests()?;
+    pjdfstest::run(&pjdfstest::PROFILES)
+}
+
+fn run_tests() -> Result<()> {
+    run::step("Tests");
+    run::show(run::cargo().args(["test", "--workspace", "--locked"]))
+}

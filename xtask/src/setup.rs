@@ -1,0 +1,142 @@
+//! What the tests need of the machine, and how to get it.
+//!
+//! Debian's packages by `apt-get`, and only those that are missing; tools from crates.io
+//! into `target/tools`, never into the user's own directories.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// A file that must be there, and the package that brings it.
+struct Need {
+    /// A program's name, or an absolute path.
+    file: &'static str,
+    package: &'static str,
+}
+
+/// The real SSH server of the store's tests, FUSE's mount helper, and what the tests of
+/// the mount call.
+const NEEDS: &[Need] = &[
+    Need {
+        file: "sshd",
+        package: "openssh-server",
+    },
+    Need {
+        file: "ssh-keygen",
+        package: "openssh-client",
+    },
+    Need {
+        file: "/usr/lib/openssh/sftp-server",
+        package: "openssh-sftp-server",
+    },
+    Need {
+        file: "fusermount3",
+        package: "fuse3",
+    },
+];
+
+const PJDFSTEST: &str = "0.2.2";
+
+/// Everything that `cargo xtask test` needs.
+pub fn all() -> Result<()> {
+    run::step("Set-up");
+    packages()?;
+    components()?;
+    fuse()?;
+    pjdfstest()?;
+    println!("All that the tests need is here.");
+    Ok(())
+}
+
+/// Where the POSIX suite is installed.
+pub fn pjdfstest_program() -> PathBuf {
+    tools().join("bin/pjdfstest")
+}
+
+/// Installs the POSIX suite if it is not there in the right version.
+pub fn pjdfstest() -> Result<()> {
+    let version = run::output(Command::new(pjdfstest_program()).arg("--version"));
+    if version.is_ok_and(|line| line.trim_end().ends_with(PJDFSTEST)) {
+        return Ok(());
+    }
+    run::show(
+        run::cargo()
+            .args(["install", "--locked", "--version", PJDFSTEST, "--root"])
+            .arg(tools())
+            .arg("pjdfstest"),
+    )
+}
+
+fn tools() -> PathBuf {
+    run::target().join("tools")
+}
+
+fn packages() -> Result<()> {
+    let missing: Vec<&str> = NEEDS
+        .iter()
+        .filter(|need| find(need.file).is_none())
+        .map(|need| need.package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "These packages are missing: {list}.\n\
+             Hint: As root, run `apt-get install {list}`, or use `cargo xtask test --fast`."
+        );
+    }
+    if find("apt-get").is_none() {
+        bail!("These packages are missing, and there is no apt-get to install them: {list}.");
+    }
+    run::show(&mut apt(&["update", "-qq"]))?;
+    run::show(apt(&["install", "-y", "-qq", "--no-install-recommends"]).args(&missing))
+}
+
+fn apt(args: &[&str]) -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+    apt
+}
+
+/// rustfmt and clippy, which a minimal toolchain lacks.
+fn components() -> Result<()> {
+    for (tool, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
+        if run::output(run::cargo().args([tool, "--version"])).is_err() {
+            run::show(Command::new("rustup").args(["component", "add", component]))?;
+        }
+    }
+    Ok(())
+}
+
+fn fuse() -> Result<()> {
+    let device = Path::new("/dev/fuse");
+    if !device.exists() {
+        // It may only not be loaded; whether that worked is asked of the device.
+        let _ = run::output(Command::new("modprobe").arg("fuse"));
+    }
+    if !device.exists() {
+        bail!(
+            "There is no /dev/fuse, and the tests mount real volumes.\n\
+             Hint: In a container, start it with `--device /dev/fuse --cap-add SYS_ADMIN`."
+        );
+    }
+    Ok(())
+}
+
+/// Where a program or file lies; system programs are found without being in `PATH`.
+pub fn find(file: &str) -> Option<PathBuf> {
+    if file.starts_with('/') {
+        return Path::new(file).exists().then(|| file.into());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|dir| dir.join(file))
+        .find(|file| file.is_file())
+}
