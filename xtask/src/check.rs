@@ -1,4 +1,6 @@
 //! What holds of the source without running it.
+//!
+//! All checks run, also after one found something, so that one run shows all there is to do.
 
 use anyhow::{Result, bail};
 
@@ -13,36 +15,48 @@ pub enum Clippy {
     Skip,
 }
 
+type Check = (&'static str, fn() -> Result<()>);
+
 /// All checks; the cheap ones first.
 pub fn all(clippy: Clippy) -> Result<()> {
-    run::step("Formatting");
-    run::show(run::cargo().args(["fmt", "--all", "--check"]))?;
-    run::step("Dependency and source rules");
-    report(rules::findings()?)?;
-    run::step("Documents");
-    report(docs::findings(&run::root())?)?;
+    let mut checks: Vec<Check> = vec![
+        ("Formatting", formatting),
+        (
+            "Dependency and source rules",
+            || report(&rules::findings()?),
+        ),
+        ("Documents", || report(&docs::findings(&run::root())?)),
+    ];
     if clippy == Clippy::Run {
-        run::step("Clippy");
-        run::show(run::cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ]))?;
+        checks.push(("Clippy", lints));
+    }
+    let mut failed = Vec::new();
+    for (name, check) in checks {
+        run::step(name);
+        if let Err(error) = check() {
+            println!("{error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("Not as it should be: {}.", failed.join(", "));
     }
     Ok(())
 }
 
-fn report(findings: Vec<String>) -> Result<()> {
-    if findings.is_empty() {
-        println!("Nothing found.");
-        return Ok(());
+fn formatting() -> Result<()> {
+    run::show(run::cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn lints() -> Result<()> {
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked"];
+    run::show(run::cargo().args(clippy).args(["--", "-D", "warnings"]))
+}
+
+fn report(findings: &[String]) -> Result<()> {
+    if !findings.is_empty() {
+        bail!("{}", findings.join("\n"));
     }
-    for finding in &findings {
-        println!("{finding}");
-    }
-    bail!("{} rules are broken, see above.", findings.len());
+    println!("Nothing found.");
+    Ok(())
 }
