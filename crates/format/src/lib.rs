@@ -1,1 +1,64 @@
-//! Placeholder of the room; filled by the commits that follow.
+//! Every durable or sent byte of Larder: encode, decode, seal.
+//!
+//! `docs/format.md` specifies what this room writes; the golden files under `tests/golden`
+//! hold it. From below: [`VolumeKeys`] name chunks and make the keys that seal objects;
+//! [`Chunker`], [`rechunk`] and [`Compressor`] turn a file into chunks; [`PackWriter`] and
+//! [`encode_index`] turn chunks into objects; [`list`], [`encode_node`] and [`tree`] say what
+//! the chunks mean; [`Commit`] and [`seal_head`] say which state is the newest.
+//!
+//! Promises: all of it is pure (salts and times are parameters); no input makes a decoder
+//! panic, return bytes that were not checked, or allocate more than a small multiple of what
+//! it was given; a value has one encoding; a newer version is refused in words.
+
+mod chunking;
+mod commit;
+mod compress;
+mod content;
+mod error;
+mod head;
+mod index;
+mod keys;
+mod kind;
+pub mod list;
+mod node;
+pub mod object;
+mod pack;
+mod pages;
+mod rechunk;
+mod recovery;
+mod seal;
+mod slot;
+#[cfg(test)]
+mod testing;
+pub mod tree;
+mod verified;
+mod wire;
+
+pub use chunking::{Chunker, SizeClass};
+pub use commit::{Commit, MAX_MESSAGE_BYTES};
+pub use compress::{Codec, Compressor};
+pub use content::{decode_content, encode_content};
+pub use error::FormatError;
+pub use head::{Head, open_head, seal_head};
+pub use index::{IndexObject, IndexedPack, decode_index, encode_index};
+pub use keys::{KeyFile, ReplicaKey, VolumeKeys};
+pub use kind::{kind_code, kind_from_code};
+pub use list::{INLINE_EXTENTS, ListWriter};
+pub use node::{MAX_NODE_BYTES, decode_node, encode_node};
+pub use object::{
+    ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, object_hash,
+    pack_name, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name, slot_name,
+};
+pub use pack::{
+    MAX_CHUNK_BYTES, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PACK_HEADER_LEN, PACK_TARGET_BYTES,
+    PACK_TRAILER_LEN, Pack, PackEntry, PackHead, PackKind, PackRef, PackWriter, open_chunk,
+    read_pack,
+};
+pub use pages::{PageKind, PageSource, PageStore};
+pub use rechunk::{NewPiece, OldPiece, rechunk};
+pub use recovery::{RecoveryKey, RecoveryKeyError};
+pub use slot::{
+    ArgonParams, Credential, Slot, SlotError, SlotKind, open_slot, seal_passphrase_slot,
+    seal_recovery_slot, slot_kind,
+};
+pub use verified::Verified;

@@ -90,6 +90,14 @@ id!(
     /// A pack: the BLAKE3 hash of its bytes as they lie on a store.
     PackId, 32, "pack id"
 );
+id!(
+    /// An index object: the BLAKE3 hash of its bytes as they lie on a store.
+    IndexId, 32, "index id"
+);
+id!(
+    /// A key slot: the BLAKE3 hash of its bytes as they lie on a store.
+    SlotId, 32, "key slot id"
+);
 
 impl NodeId {
     /// The root directory of every volume.

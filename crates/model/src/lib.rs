@@ -13,6 +13,6 @@ mod node;
 
 pub use clock::{Clock, Dot, Hlc};
 pub use content::{Content, Extent};
-pub use id::{ChunkId, IdError, LinkId, NodeId, PackId, ReplicaId, VolumeId};
+pub use id::{ChunkId, IdError, IndexId, LinkId, NodeId, PackId, ReplicaId, SlotId, VolumeId};
 pub use name::{Name, NameError};
 pub use node::{Attrs, Kind, Life, Link, Node, Place, Register, Time, Valued};
