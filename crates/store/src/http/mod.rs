@@ -234,7 +234,7 @@ impl Service {
     }
 
     fn meaning(&self, error: &opendal::Error) -> (ErrorKind, String) {
-        let said = first_line(error.message());
+        let said = reason(error.message());
         match (error.kind(), status(error)) {
             (_, Some(507 | 413)) => (ErrorKind::Full, format!("the store is full ({said})")),
             (Trouble::PermissionDenied, _) | (_, Some(401 | 403)) => (
@@ -307,7 +307,21 @@ fn status(error: &opendal::Error) -> Option<u16> {
     rest.get(..3)?.parse().ok()
 }
 
-/// As much of a service's own words as fits into a line.
+/// A service's own words. `opendal` hands on those of S3 as a printed structure.
+fn reason(message: &str) -> String {
+    let field = |name: &str| {
+        let (_, rest) = message.split_once(&format!("{name}: \""))?;
+        let (value, _) = rest.split_once('"')?;
+        Some(value)
+    };
+    match (field("S3Error { code"), field(", message")) {
+        (Some(code), Some("") | None) => code.to_owned(),
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (None, _) => first_line(message),
+    }
+}
+
+/// As much of a text as fits into a line.
 fn first_line(text: &str) -> String {
     let line = text
         .lines()
