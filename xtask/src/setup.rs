@@ -10,30 +10,21 @@ use anyhow::{Result, bail};
 
 use crate::run;
 
-/// A file that must be there, and the package that brings it.
+/// A program that must be there, and the package that brings it.
 struct Need {
-    /// A program's name, or an absolute path.
-    file: &'static str,
+    program: &'static str,
     package: &'static str,
 }
 
-/// The real SSH server of the store's tests, FUSE's mount helper, and what the tests of
-/// the mount call.
+/// The real SSH server of the store's tests and the demo (its package brings the client's
+/// tools), and the helper that mounts for users without rights.
 const NEEDS: &[Need] = &[
     Need {
-        file: "sshd",
+        program: "sshd",
         package: "openssh-server",
     },
     Need {
-        file: "ssh-keygen",
-        package: "openssh-client",
-    },
-    Need {
-        file: "/usr/lib/openssh/sftp-server",
-        package: "openssh-sftp-server",
-    },
-    Need {
-        file: "fusermount3",
+        program: "fusermount3",
         package: "fuse3",
     },
 ];
@@ -77,7 +68,7 @@ fn tools() -> PathBuf {
 fn packages() -> Result<()> {
     let missing: Vec<&str> = NEEDS
         .iter()
-        .filter(|need| find(need.file).is_none())
+        .filter(|need| find(need.program).is_none())
         .map(|need| need.package)
         .collect();
     if missing.is_empty() {
@@ -128,15 +119,12 @@ fn fuse() -> Result<()> {
     Ok(())
 }
 
-/// Where a program or file lies; system programs are found without being in `PATH`.
-pub fn find(file: &str) -> Option<PathBuf> {
-    if file.starts_with('/') {
-        return Path::new(file).exists().then(|| file.into());
-    }
+/// Where a program lies; those of the system are found without being in `PATH`.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(system)
-        .map(|dir| dir.join(file))
+        .map(|dir| dir.join(program))
         .find(|file| file.is_file())
 }

@@ -1,7 +1,8 @@
 //! A real SSH server on loopback, with keys of its own.
 //!
 //! Debian's sshd with its sftp-server, on a free port, for the user who runs this. It
-//! reads no configuration of the machine and ends with the value.
+//! reads no configuration of the machine and ends with the value. (The store's tests have a
+//! larger one, which can misbehave; a demo must not build all that they need.)
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};

@@ -9,7 +9,7 @@
 //! One use is one `touch`: call it once for an open file and not for each read of it,
 //! or a single pass over a large file looks like a habit.
 //!
-//! An entry takes 24 bytes and its place in a hash map, about 50 bytes in all.
+//! An entry takes 24 bytes and its place in a hash map, 40 to 80 bytes in all.
 
 mod ghost;
 mod lru;
