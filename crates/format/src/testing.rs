@@ -1,6 +1,6 @@
 //! What the tests of this room share: fixed keys, and the check that no damage goes unseen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use larder_model::{
     Attrs, ChunkId, Content, Dot, Extent, Hlc, Kind, Life, Link, LinkId, Name, Node, NodeId, Place,
@@ -73,6 +73,8 @@ pub fn a_newer_version_is_refused(good: &[u8], read: impl Fn(&[u8]) -> Option<Fo
 #[derive(Default, Debug, Clone)]
 pub struct Pages {
     pub map: BTreeMap<ChunkId, Vec<u8>>,
+    /// While a change is made: pages that it put, which it must not read back.
+    pub unread: Option<BTreeSet<ChunkId>>,
     pub reads: usize,
     pub put: usize,
     pub put_bytes: usize,
@@ -94,6 +96,8 @@ impl PageSource for Pages {
 
     fn page(&mut self, id: &ChunkId) -> Result<Vec<u8>, FormatError> {
         self.reads += 1;
+        let is_unread = |unread: &BTreeSet<_>| unread.contains(id);
+        assert!(!self.unread.as_ref().is_some_and(is_unread), "read back");
         self.map.get(id).cloned().ok_or(FormatError::Damaged {
             what: "test",
             why: "a page is missing",
@@ -103,10 +107,15 @@ impl PageSource for Pages {
 
 impl PageStore for Pages {
     fn put(&mut self, id: ChunkId, bytes: Vec<u8>) -> Result<(), FormatError> {
+        if let Some(unread) = &mut self.unread {
+            assert!(unread.insert(id), "put twice");
+        }
         self.add(id, bytes)
     }
 
     fn dropped(&mut self, id: ChunkId) -> Result<(), FormatError> {
+        let was_put = self.unread.as_ref().is_some_and(|put| put.contains(&id));
+        assert!(!was_put, "dropped what was put");
         assert!(
             self.map.remove(&id).is_some(),
             "dropped a page that was not there"

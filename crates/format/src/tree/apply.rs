@@ -39,29 +39,45 @@ pub(super) fn apply<S: PageStore>(
     changes: impl IntoIterator<Item = Result<Change, S::Error>>,
     store: &mut S,
 ) -> Result<ChunkId, S::Error> {
-    let Some(old) = old else {
+    let Some(root) = old else {
         return change_tree(keys, kind, None, changes, store);
     };
-    let tree = Tree { kind, root: old };
-    let (level, entries) = match Cursor::open(&tree, store)?.top() {
-        Some(top) => (top.page.level, top.page.len()),
-        None => (0, 0),
-    };
-    if entries > 0 {
-        return change_tree(keys, kind, Some((tree, level)), changes, store);
+    let tree = Tree { kind, root };
+    let old = Cursor::open(&tree, store)?.top().map(|top| Old {
+        tree,
+        level: top.page.level,
+        last_key: top.page.last_key().to_vec(),
+        is_empty: top.page.len() == 0,
+    });
+    if !old.as_ref().is_some_and(|old| old.is_empty) {
+        return change_tree(keys, kind, old, changes, store);
     }
-    let root = change_tree(keys, kind, None, changes, store)?;
-    if root != old {
-        store.dropped(old)?;
+    let changed = change_tree(keys, kind, None, changes, store)?;
+    if changed != root {
+        store.dropped(root)?;
     }
-    Ok(root)
+    Ok(changed)
 }
 
-/// Changes a tree that has entries, known with the level of its root, or makes a new one.
+/// The tree that is changed, and what its root page tells.
+struct Old {
+    tree: Tree,
+    level: u8,
+    last_key: Vec<u8>,
+    is_empty: bool,
+}
+
+impl Old {
+    fn reaches(&self, level: u8) -> bool {
+        level <= self.level
+    }
+}
+
+/// Changes a tree that has entries, or makes a new one.
 fn change_tree<S: PageStore>(
     keys: &VolumeKeys,
     kind: TreeKind,
-    old: Option<(Tree, u8)>,
+    old: Option<Old>,
     changes: impl IntoIterator<Item = Result<Change, S::Error>>,
     store: &mut S,
 ) -> Result<ChunkId, S::Error> {
@@ -76,15 +92,21 @@ fn change_tree<S: PageStore>(
         let Change { key, value } = change?;
         Ok(leaf_change(keys, kind, key, value)?)
     });
-    let tree_at = |level| old.filter(|(_, top)| level <= *top).map(|(tree, _)| tree);
+    let tree_at = |level| {
+        old.as_ref()
+            .filter(|old| old.reaches(level))
+            .map(|old| old.tree)
+    };
     let mut above = context.change_level(0, tree_at(0), changes)?;
     let mut level = 0;
     loop {
-        if let (Some((tree, _)), true) = (old, above.is_empty()) {
-            return Ok(tree.root);
+        if let (Some(old), true) = (&old, above.is_empty()) {
+            return Ok(old.tree.root);
         }
         if tree_at(level + 1).is_none() {
-            // An old tree has one page here, and it is gone: what is new is all there is.
+            if let Some(old) = old.as_ref().filter(|old| old.level == level) {
+                keep_old_root(&mut above, old);
+            }
             above.retain(|change| change.tail.is_some());
             match above.as_slice() {
                 [] => return context.finish_empty(),
@@ -97,6 +119,19 @@ fn change_tree<S: PageStore>(
         }
         level += 1;
         above = context.change_level(level, tree_at(level), above.into_iter().map(Ok))?;
+    }
+}
+
+/// No page of the old tree stands above its root; so if the changes left that page as it is,
+/// it must be added to what stands above.
+fn keep_old_root(above: &mut Vec<TailChange>, old: &Old) {
+    if let Err(at) = above.binary_search_by(|change| change.key.cmp(&old.last_key)) {
+        let root = TailChange {
+            key: old.last_key.clone(),
+            tail: Some(old.tree.root.as_bytes().to_vec()),
+            own: None,
+        };
+        above.insert(at, root);
     }
 }
 

@@ -1,10 +1,12 @@
 //! The promises of the trees, on trees of numbered nodes and of random keys.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use larder_model::NodeId;
 use proptest::prelude::*;
 
+use super::page::Page;
 use super::*;
 use crate::testing::{Pages, keys, plain_node};
 use crate::{FormatError, encode_node};
@@ -35,6 +37,8 @@ fn read(tree: &Tree, pages: &mut Pages) -> Map {
 
 /// All pages that a tree reaches.
 fn reached(tree: &Tree, pages: &Pages) -> Vec<ChunkId> {
+    let root = Page::decode(tree.kind, &pages.map[&tree.root]).unwrap();
+    assert!(root.level == 0 || root.len() > 1, "a root with one child");
     let (mut todo, mut all) = (vec![tree.root], Vec::new());
     while let Some(id) = todo.pop() {
         todo.extend(references(&pages.map[&id]).unwrap());
@@ -63,7 +67,10 @@ fn apply(
             value: value.clone(),
         })
     });
-    tree.apply(&keys(), changes, pages).unwrap()
+    pages.unread = Some(Default::default());
+    let changed = tree.apply(&keys(), changes, pages).unwrap();
+    pages.unread = None;
+    changed
 }
 
 /// The values of a key in two trees.
@@ -109,8 +116,64 @@ fn any_changes() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
     proptest::collection::btree_map(key, value, 0..200)
 }
 
+/// Keys of which many end pages of high levels, so that few of them make a deep tree.
+fn ending_keys() -> &'static [Vec<u8>] {
+    static KEYS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+        let boundaries = Boundaries::new(&keys());
+        let mut wanted = [10, 10, 10, 10];
+        let level = |key: &[u8]| (0..3).take_while(|&l| boundaries.ends_page(key, l)).count();
+        let all = (0..3_000_000u32).map(|n| n.to_be_bytes().to_vec());
+        all.filter(|key| {
+            let wanted = &mut wanted[level(key)];
+            *wanted -= i32::from(*wanted > 0);
+            *wanted > 0
+        })
+        .collect()
+    });
+    &KEYS
+}
+
+/// Applies each step and holds that the tree is the one that is built from the map at once,
+/// that its pages are those put and not dropped, and that the difference is the step.
+fn apply_and_check(
+    tree: &Tree,
+    map: &mut Map,
+    step: &BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pages: &mut Pages,
+) -> Tree {
+    let (before, mut kept) = (map.clone(), pages.clone());
+    let changed = apply(tree, map, step, pages);
+    assert_eq!(build(map, &mut Pages::default()), changed);
+    assert_eq!(
+        reached(&changed, pages),
+        pages.map.keys().copied().collect::<Vec<_>>()
+    );
+    assert_eq!(read(&changed, pages), *map);
+    kept.map.append(&mut pages.map.clone());
+    assert_eq!(
+        differences(tree, &changed, &mut kept),
+        expected_differences(&before, map)
+    );
+    changed
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn deep_trees_grow_and_shrink_to_what_is_built_at_once(
+        steps in proptest::collection::vec(proptest::collection::btree_map(
+            (0usize..36).prop_map(|n| ending_keys()[n % ending_keys().len()].clone()),
+            prop_oneof![Just(None), any::<[u8; 1]>().prop_map(|v| Some(v.to_vec()))],
+            0..20,
+        ), 1..10)
+    ) {
+        let (mut pages, mut map) = (Pages::default(), Map::new());
+        let mut tree = build(&map, &mut pages);
+        for step in &steps {
+            tree = apply_and_check(&tree, &mut map, step, &mut pages);
+        }
+    }
 
     #[test]
     fn equal_maps_have_equal_roots_whatever_changes_led_to_them(
@@ -119,18 +182,7 @@ proptest! {
         let (mut pages, mut map) = (Pages::default(), numbered(start));
         let mut tree = build(&map, &mut pages);
         for step in &steps {
-            let (before, old) = (map.clone(), tree);
-            let mut kept = pages.clone();
-            tree = apply(&tree, &mut map, step, &mut pages);
-            let mut fresh = Pages::default();
-            prop_assert_eq!(build(&map, &mut fresh), tree);
-            // What was put and not dropped is the tree, no page more or less.
-            prop_assert_eq!(reached(&tree, &pages), pages.map.keys().copied().collect::<Vec<_>>());
-            prop_assert_eq!(read(&tree, &mut pages), map.clone());
-            kept.map.append(&mut pages.map.clone());
-            prop_assert_eq!(
-                differences(&old, &tree, &mut kept), expected_differences(&before, &map)
-            );
+            tree = apply_and_check(&tree, &mut map, step, &mut pages);
         }
         // And back to nothing.
         let all = map.keys().map(|key| (key.clone(), None)).collect();
@@ -182,6 +234,24 @@ proptest! {
             let change = Change { key: vec![0, 0, 1, 1], value: Some(vec![1]) };
             let _ = tree.apply(&keys(), [Ok(change)], &mut pages.clone());
         }
+    }
+}
+
+#[test]
+fn a_page_before_the_only_page_of_a_tree_does_not_replace_it() {
+    // Seen: the only leaf ended at a boundary, an entry before it made a page of its own, and
+    // the old root, which had not changed, was left out of the new tree.
+    let boundaries = Boundaries::new(&keys());
+    let ends = |key: &Vec<u8>| boundaries.ends_page(key, 0);
+    let ending: Vec<_> = (0..1000u32)
+        .map(|n| n.to_be_bytes().to_vec())
+        .filter(ends)
+        .collect();
+    let (mut pages, mut map) = (Pages::default(), Map::new());
+    let mut tree = build(&map, &mut pages);
+    for key in [&ending[1], &ending[0]] {
+        let step = BTreeMap::from([(key.clone(), Some(vec![1]))]);
+        tree = apply_and_check(&tree, &mut map, &step, &mut pages);
     }
 }
 
