@@ -81,8 +81,22 @@ fn exists(root: &Path, test: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether `name` is a function that stands right below a test's attribute.
+/// Macros of the workspace that make tests of the functions they are handed.
+const MAKERS: [&str; 2] = ["in_each_profile!(", "conformance!(@ $make;"];
+
+/// Whether a file has a test of this name: made by a macro, or written out.
 fn is_test(text: &str, name: &str) -> bool {
+    let handed = MAKERS.iter().flat_map(|maker| text.split(maker).skip(1));
+    let mut names = handed.flat_map(|rest| rest.split(");").take(1));
+    names.any(|names| {
+        names
+            .split([',', ' ', '\n'])
+            .any(|word| word.trim() == name)
+    }) || is_written_out(text, name)
+}
+
+/// Whether `name` is a function that stands right below a test's attribute.
+fn is_written_out(text: &str, name: &str) -> bool {
     let head = format!("fn {name}(");
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     lines.iter().enumerate().any(|(at, line)| {
@@ -113,6 +127,11 @@ mod tests {
     }
 
     fn helper() {}
+
+    in_each_profile!(
+        names_are_kept,
+        times_are_kept
+    );
 }
 ";
 
@@ -136,6 +155,14 @@ mod tests {
             count("### Safe\n\nText.\n\nHeld by\n`volume::push::tests::saved_is_safe`.\n"),
             0
         );
+    }
+
+    #[test]
+    fn a_test_that_a_macro_makes_is_one() {
+        for name in ["names_are_kept", "times_are_kept"] {
+            let page = format!("### Kept\n\nHeld by `volume::push::tests::{name}`.\n");
+            assert_eq!(count(&page), 0, "{name}");
+        }
     }
 
     #[test]
