@@ -1,0 +1,103 @@
+//! Bringing a known volume to this machine: the whole tree at once, content on demand.
+//!
+//! This replica is new: it has a key of its own, and heads of its own. It takes over the
+//! newest commit as its base and writes nothing to the store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use larder_format::{KeyFile, ReplicaKey, decode_volume_header, object};
+use larder_model::VolumeId;
+use larder_store::Store;
+
+use super::super::locate::key;
+use super::super::request::Fetcher;
+use super::super::source::Source;
+use super::Credential;
+use super::create::first_node;
+use super::staging::{Staging, random};
+use super::{heads, packs, slots, tree};
+use crate::progress::Report;
+use crate::push::set_base_commit;
+use crate::{Result, Settings, VolumeError};
+
+/// What was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenReport {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Files in its tree.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What the user should know, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Which volume a store holds; `None` if the store says that it holds none.
+///
+/// # Errors
+/// If the store gives no answer, or the header is damaged or from a newer Larder.
+pub async fn find_volume(store: &dyn Store) -> Result<Option<VolumeId>> {
+    let header = store.get(&key(object::VOLUME)?).await?;
+    Ok(header.map(|bytes| decode_volume_header(&bytes)).transpose()?)
+}
+
+/// Makes a new replica, in `state_dir`, of the volume that `store` holds.
+///
+/// # Errors
+/// If the store cannot be reached or holds no volume, the credential opens it not, the
+/// tree is damaged, or the disk fails. Then `state_dir` holds no replica, and it can be
+/// tried again.
+pub async fn open(
+    state_dir: &Path,
+    store: Arc<dyn Store>,
+    credential: Credential,
+    settings: Settings,
+    report: Report<'_>,
+) -> Result<OpenReport> {
+    let Some(volume) = find_volume(&*store).await? else {
+        return Err(VolumeError::State(format!(
+            "{} holds no volume. `larder init` makes one",
+            store.address()
+        )));
+    };
+    let wait = settings.read_wait * 4;
+    let source = Arc::new(Source::new(store, &settings));
+    let keys = slots::open_keys(&source, volume, &credential, wait).await?;
+    let staging = Staging::begin(state_dir)?;
+    staging.write_keys(&KeyFile {
+        keys: keys.clone(),
+        replica: ReplicaKey::from_seed(random()?)?,
+    })?;
+    let fetcher = Fetcher {
+        source,
+        keys: Arc::new(keys),
+        problems: Arc::default(),
+    };
+    let db = staging.db();
+    let mut warnings =
+        packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
+    let (newest, apart) = heads::newest(&fetcher, db, wait).await?;
+    warnings.extend(apart);
+    let (files, bytes) = match &newest {
+        Some(newest) => {
+            tree::fetch_pages(&fetcher, db, &newest.commit, wait, report).await?;
+            // Long, but all of the machine waits for nothing else now.
+            tree::fill(db, &newest.commit, report)?;
+            db.write(|tx| set_base_commit(tx, &newest.bytes))?;
+            (newest.commit.files, newest.commit.bytes)
+        }
+        None => {
+            db.write(first_node)?;
+            (0, 0)
+        }
+    };
+    staging.finish()?;
+    Ok(OpenReport {
+        volume,
+        files,
+        bytes,
+        warnings,
+    })
+}

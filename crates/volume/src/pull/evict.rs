@@ -1,0 +1,249 @@
+//! What goes when the budget is full.
+//!
+//! A policy of `larder_plan::evict` knows what is here and how it is used; it names what
+//! should go first. Whether it may go is decided once more, under the node's lock, by
+//! [`Volume::drop_content`]. Eviction begins above the high watermark of the budget, or of
+//! what the disk can give if others fill it, and ends at the low one.
+//!
+//! No node's lock is taken while the policy is locked: uses are told to the policy from
+//! everywhere.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use larder_plan::evict::{Policy, Refetch, S3Fifo, budget_within_disk, bytes_to_free};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension};
+use tokio::sync::Notify;
+
+use super::work;
+use crate::db::Db;
+use crate::live::{Dropped, KeptReason, is_pinned};
+use crate::{Ino, Result, Volume, VolumeError};
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const FLUSH_ROUNDS: u32 = 15;
+
+/// What is known of the use of content.
+pub(crate) struct Evictor {
+    policy: Mutex<Box<dyn Policy>>,
+    /// Last uses that the database does not have yet, in seconds since 1970.
+    used: Mutex<HashMap<Ino, i64>>,
+    /// Only one eviction at a time: two would each free all that is needed.
+    evicting: Mutex<()>,
+    look: Arc<Notify>,
+}
+
+impl std::fmt::Debug for Evictor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let policy = self.policy.lock();
+        write!(f, "Evictor({} files, {} bytes)", policy.len(), policy.bytes())
+    }
+}
+
+impl Evictor {
+    /// Knows what is here at the start.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn load(db: &Db) -> Result<Self> {
+        let mut policy = S3Fifo::new(Refetch::default());
+        db.read(|connection| {
+            let mut statement =
+                connection.prepare("SELECT ino, bytes FROM cached ORDER BY used, ino")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                policy.restore(row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            policy: Mutex::new(Box::new(policy)),
+            used: Mutex::default(),
+            evicting: Mutex::default(),
+            look: Arc::default(),
+        })
+    }
+
+    /// A file was opened.
+    pub(crate) fn touch(&self, ino: Ino) {
+        self.policy.lock().touch(ino);
+        self.used.lock().insert(ino, seconds_now());
+    }
+
+    /// A file's content, or the file, is gone.
+    pub(crate) fn forget(&self, ino: Ino) {
+        self.policy.lock().remove(ino);
+        self.used.lock().remove(&ino);
+    }
+
+    /// Writes the last uses to the database.
+    ///
+    /// # Errors
+    /// If the database fails; then they are lost, which harms nothing.
+    pub(crate) fn flush(&self, db: &Db) -> Result<()> {
+        let used = std::mem::take(&mut *self.used.lock());
+        if used.is_empty() {
+            return Ok(());
+        }
+        db.write(|tx| {
+            let mut statement =
+                tx.prepare_cached("UPDATE cached SET used = max(used, ?2) WHERE ino = ?1")?;
+            for (ino, secs) in used {
+                statement.execute((ino as i64, secs))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Content of the file came.
+pub(crate) fn came(volume: &Volume, ino: Ino) {
+    let bytes = volume.db.read(|connection| cached_bytes(connection, ino));
+    if let Ok(Some(bytes)) = bytes {
+        volume.pull.evictor.policy.lock().insert(ino, bytes);
+    }
+    if over_the_mark(volume) > 0 {
+        volume.pull.evictor.look.notify_one();
+    }
+}
+
+fn cached_bytes(connection: &Connection, ino: Ino) -> Result<Option<u64>> {
+    Ok(connection
+        .prepare_cached("SELECT bytes FROM cached WHERE ino = ?1")?
+        .query_row([ino as i64], |row| Ok(row.get::<_, i64>(0)? as u64))
+        .optional()?)
+}
+
+/// How many bytes must go now.
+fn over_the_mark(volume: &Volume) -> u64 {
+    let settings = &volume.settings;
+    let here = volume.live.here_bytes();
+    let free = disk_free(volume).unwrap_or(u64::MAX);
+    let budget = budget_within_disk(settings.budget_bytes, here, free, settings.keep_free_bytes);
+    bytes_to_free(
+        here,
+        budget,
+        percent(settings.high_watermark),
+        percent(settings.low_watermark),
+    )
+}
+
+fn percent(share: f64) -> u8 {
+    (share.clamp(0.0, 1.0) * 100.0).round() as u8
+}
+
+fn disk_free(volume: &Volume) -> Option<u64> {
+    let stat = rustix::fs::statvfs(volume.cache.root()).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Evicts down to the low watermark, if the high one is passed. Bytes that went.
+///
+/// # Errors
+/// If the disk or the database fails.
+pub(crate) fn evict(volume: &Volume) -> Result<u64> {
+    match over_the_mark(volume) {
+        0 => Ok(0),
+        need => make_room(volume, need),
+    }
+}
+
+/// Drops content until `need` bytes are freed, or nothing more may go. Bytes that went.
+///
+/// # Errors
+/// If the disk or the database fails.
+pub(crate) fn make_room(volume: &Volume, need: u64) -> Result<u64> {
+    let evictor = &volume.pull.evictor;
+    let _alone = evictor.evicting.lock();
+    learn(volume)?;
+    let mut refused = HashSet::new();
+    let mut freed = 0;
+    while freed < need {
+        let victims = evictor.policy.lock().victims(need - freed, &mut |ino| {
+            !refused.contains(&ino) && may_go(volume, ino)
+        });
+        if victims.is_empty() {
+            break;
+        }
+        for victim in victims {
+            match volume.drop_content(victim.ino) {
+                Ok(Dropped::Freed(bytes)) => {
+                    volume.pull.streams.forget(victim.ino);
+                    freed += bytes;
+                }
+                Ok(Dropped::Kept(KeptReason::NotHere)) | Err(VolumeError::NoEntry) => {}
+                Ok(Dropped::Kept(_)) => {
+                    refused.insert(victim.ino);
+                    evictor.policy.lock().insert(victim.ino, victim.bytes);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if freed < need {
+        tracing::debug!(need, freed, "not enough content may be dropped");
+    }
+    Ok(freed)
+}
+
+/// Tells the policy of content that did not come by a fetch: files that were written here.
+fn learn(volume: &Volume) -> Result<()> {
+    let here: Vec<(Ino, u64)> = volume.db.read(|connection| {
+        let mut statement = connection.prepare_cached("SELECT ino, bytes FROM cached")?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })?;
+    let mut policy = volume.pull.evictor.policy.lock();
+    for (ino, bytes) in here {
+        policy.insert(ino, bytes);
+    }
+    Ok(())
+}
+
+/// Whether it is worth trying to drop the file; asks the database only.
+fn may_go(volume: &Volume, ino: Ino) -> bool {
+    let clean = volume.db.read(|connection| {
+        let clean = connection
+            .prepare_cached(
+                "SELECT 1 FROM nodes n JOIN cached c ON c.ino = n.ino
+                 WHERE n.ino = ?1 AND n.safe = 1 AND c.dirty = 0",
+            )?
+            .exists([ino as i64])?;
+        Ok(clean && !is_pinned(connection, ino)?)
+    });
+    clean.unwrap_or(false)
+}
+
+/// Looks now and then whether something must go, and notes last uses, until the volume
+/// is closed.
+pub(crate) fn run(volume: &Arc<Volume>) {
+    let weak = Arc::downgrade(volume);
+    let look = Arc::clone(&volume.pull.evictor.look);
+    volume.pull.spawn(&volume.runtime, async move {
+        for round in 1u32.. {
+            // That nothing woke it is as good as that something did.
+            let _ = tokio::time::timeout(LOOK_INTERVAL, look.notified()).await;
+            let looked = work(&weak, move |volume| {
+                if round.is_multiple_of(FLUSH_ROUNDS) {
+                    volume.pull.evictor.flush(&volume.db)?;
+                }
+                evict(volume)
+            });
+            match looked.await {
+                None => return,
+                Some(Ok(0)) => {}
+                Some(Ok(bytes)) => tracing::debug!(bytes, "dropped content to keep the budget"),
+                Some(Err(error)) => tracing::warn!(%error, "could not drop content"),
+            }
+        }
+    });
+}
+
+pub(super) fn seconds_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs() as i64)
+}

@@ -1,0 +1,222 @@
+//! Bringing what is away into the cache.
+//!
+//! A reader whose bytes are away calls [`Volume::ensure`] and waits, at most for the volume's
+//! `read_wait`. Each chunk that it needs is a flight (`flight`); those that nobody fetches
+//! yet become requests (`request`). What lands was checked against its hash, goes into
+//! the cache file, and only then is the reader told to read there. So no byte from a
+//! store is served unverified, and no reader waits for ever.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder_format::Verified;
+use larder_model::ChunkId;
+
+use super::failure::Failure;
+use super::flight::{Boarding, Flight, Outcome};
+use super::request::launch;
+use super::source::Urgency;
+use super::evict;
+use crate::live::Missing;
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// A reader's range is brought in pieces of so many bytes, each with a wait of its own.
+const WAVE_BYTES: u64 = 8 << 20;
+/// Content that comes and goes again so often while one reader waits is a fault.
+const ROUNDS: usize = 8;
+/// Work that nobody waits for has so many times a reader's wait.
+const BEHIND_PATIENCE: u32 = 4;
+
+/// A piece of a file to bring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Want {
+    pub(crate) ino: Ino,
+    pub(crate) missing: Missing,
+}
+
+/// What came of bringing some pieces.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    /// Bytes that are here now.
+    pub(crate) bytes: u64,
+    /// Files of which something could not be brought, and the first reason of each.
+    pub(crate) failed: Vec<(Ino, VolumeError)>,
+}
+
+impl Volume {
+    /// Returns once all of `range` is in the file's cache file. Blocks: call it from a
+    /// thread that may wait.
+    ///
+    /// # Errors
+    /// [`VolumeError::Away`] at once if the store is known to be down,
+    /// [`VolumeError::TimedOut`] after the wait, [`VolumeError::Damaged`] with the object's
+    /// name if the store gives wrong bytes or none.
+    pub(crate) fn ensure(&self, ino: Ino, range: Range<u64>) -> Result<()> {
+        for _ in 0..ROUNDS {
+            let wants = wants(self, ino, range.clone())?;
+            if wants.is_empty() {
+                return Ok(());
+            }
+            for wave in waves(&wants, WAVE_BYTES) {
+                let brought = bring(self, wave, Urgency::Reader)?;
+                if let Some((_, error)) = brought.failed.into_iter().next() {
+                    return Err(error);
+                }
+            }
+        }
+        Err(VolumeError::NoSpace(
+            "content goes as soon as it comes; the budget is too small".to_owned(),
+        ))
+    }
+}
+
+/// What of `range` is away.
+pub(crate) fn wants(volume: &Volume, ino: Ino, range: Range<u64>) -> Result<Vec<Want>> {
+    let missing = volume.missing(ino, range)?;
+    let want = |missing| Want { ino, missing };
+    Ok(missing.into_iter().map(want).collect())
+}
+
+/// The wants in runs of about `bytes`.
+pub(crate) fn waves(wants: &[Want], bytes: u64) -> impl Iterator<Item = &[Want]> {
+    let mut rest = wants;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let mut sum = 0;
+        let fits = |want: &&Want| {
+            sum += want.missing.len;
+            sum <= bytes
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let (wave, left) = rest.split_at(count);
+        rest = left;
+        Some(wave)
+    })
+}
+
+/// Brings pieces of files, those of one file in a row. Blocks until each has come or
+/// failed.
+///
+/// # Errors
+/// If the database fails. What could not be brought is in the answer.
+pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Brought> {
+    let wait = match urgency {
+        Urgency::Reader => volume.settings.read_wait,
+        Urgency::Behind => volume.settings.read_wait * BEHIND_PATIENCE,
+    };
+    let chunks: Vec<_> = wants.iter().map(|want| want.missing.chunk).collect();
+    let coming = Coming::start(volume, &chunks, urgency, wait)?;
+    let mut brought = Brought::default();
+    for group in wants.chunk_by(|a, b| a.ino == b.ino) {
+        let ino = group.first().map_or(0, |want| want.ino);
+        match bring_file(volume, &coming, group) {
+            Ok(bytes) => brought.bytes += bytes,
+            Err(VolumeError::NoEntry) => {}
+            Err(error) => brought.failed.push((ino, error)),
+        }
+    }
+    Ok(brought)
+}
+
+/// Fills what comes of one file, even if some of it fails.
+fn bring_file(volume: &Volume, coming: &Coming, wants: &[Want]) -> Result<u64> {
+    let mut landed = Vec::with_capacity(wants.len());
+    let mut failure = None;
+    for want in wants {
+        match coming.wait(&want.missing.chunk) {
+            Ok(bytes) => landed.push((want.missing, bytes)),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    let bytes = landed.iter().map(|(missing, _)| missing.len).sum();
+    if let Some(want) = wants.first() {
+        fill_or_make_room(volume, want.ino, &landed)?;
+    }
+    failure.map_or(Ok(bytes), |failure| Err(failure.into()))
+}
+
+/// A full disk is no reason to fail a reader while there is content that may go.
+fn fill_or_make_room(
+    volume: &Volume,
+    ino: Ino,
+    landed: &[(Missing, Arc<Verified>)],
+) -> Result<()> {
+    match volume.fill(ino, landed) {
+        Err(error) if error.errno() == libc::ENOSPC => {
+            let need: u64 = landed.iter().map(|(missing, _)| missing.len).sum();
+            if evict::make_room(volume, need)? == 0 {
+                return Err(VolumeError::NoSpace(
+                    "the disk is full, and nothing here may be dropped".to_owned(),
+                ));
+            }
+            volume.fill(ino, landed)?;
+        }
+        other => other?,
+    }
+    evict::came(volume, ino);
+    Ok(())
+}
+
+/// Chunks that are on their way.
+pub(crate) struct Coming {
+    chunks: HashMap<ChunkId, Arriving>,
+    wait: Duration,
+    deadline: Instant,
+}
+
+enum Arriving {
+    Landed(Arc<Verified>),
+    Flying(Arc<Flight>),
+}
+
+impl Coming {
+    /// Sets out to fetch those of the chunks that nobody fetches yet.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn start(
+        volume: &Volume,
+        chunks: &[ChunkId],
+        urgency: Urgency,
+        wait: Duration,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + wait;
+        let mut coming = HashMap::with_capacity(chunks.len());
+        let mut departures = Vec::new();
+        for &chunk in chunks {
+            coming
+                .entry(chunk)
+                .or_insert_with(|| match volume.pull.flights.board(chunk) {
+                    Boarding::Landed(bytes) => Arriving::Landed(bytes),
+                    Boarding::Joined(flight) => Arriving::Flying(flight),
+                    Boarding::Started(flight, departure) => {
+                        departures.push(departure);
+                        Arriving::Flying(flight)
+                    }
+                });
+        }
+        launch(volume, departures, urgency, deadline)?;
+        Ok(Self {
+            chunks: coming,
+            wait,
+            deadline,
+        })
+    }
+
+    /// Waits for one of the chunks.
+    pub(crate) fn wait(&self, chunk: &ChunkId) -> Outcome {
+        match self.chunks.get(chunk) {
+            Some(Arriving::Landed(bytes)) => Ok(Arc::clone(bytes)),
+            Some(Arriving::Flying(flight)) => flight
+                .wait_until(self.deadline)
+                .unwrap_or(Err(Failure::TimedOut(self.wait.as_secs().max(1)))),
+            None => Err(Failure::Damaged(format!("chunk {chunk} was not asked for"))),
+        }
+    }
+}
