@@ -14,6 +14,7 @@ CREATE TABLE nodes(
     rdev    INTEGER NOT NULL,
     nlink   INTEGER NOT NULL,
     size    INTEGER NOT NULL,           -- bytes; of a symlink the target's length
+    alloc   INTEGER NOT NULL,           -- bytes that a file really takes (holes do not), as last seen
     mtime   INTEGER NOT NULL,           -- ns since 1970
     ctime   INTEGER NOT NULL,
     btime   INTEGER NOT NULL,
@@ -50,6 +51,7 @@ CREATE TABLE cached(
     generation INTEGER NOT NULL,        -- grows with each clean -> dirty and each settle
     since      INTEGER NOT NULL,        -- ns: dirty since
     bytes      INTEGER NOT NULL,        -- allocated bytes as last counted
+    epoch      INTEGER NOT NULL,        -- sync epoch in which fetched bytes last came in (see recover.rs)
     used       INTEGER NOT NULL         -- seconds since 1970 of the last use, coarse
 ) STRICT;
 
@@ -75,12 +77,21 @@ CREATE TABLE packs(
     indexed INTEGER NOT NULL DEFAULT 0,  -- 1: an acknowledged index object lists it
     condemned INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX packs_unindexed ON packs(pack) WHERE indexed = 0;
+-- The index objects that this replica wrote and that are still on the store.
+CREATE TABLE indexes(
+    id BLOB PRIMARY KEY,                 -- IndexId
+    packs INTEGER NOT NULL,              -- how many packs it lists
+    replaced INTEGER                     -- the commit after which it may go; NULL: it is in use
+) WITHOUT ROWID, STRICT;
 
 -- Pages of the latest committed tree, so that the next commit needs no store.
 CREATE TABLE pages(id BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID, STRICT;
 
 -- Nodes that differ from the latest commit, and nodes that it has and that are gone.
+-- A negative `seq`: held back, as a rule keeps it local or none of its content is stored yet.
 CREATE TABLE changed(ino INTEGER PRIMARY KEY, seq INTEGER NOT NULL) STRICT;
+CREATE INDEX changed_seq ON changed(seq);
 CREATE TABLE tombstones(id BLOB PRIMARY KEY, time INTEGER NOT NULL) WITHOUT ROWID, STRICT;
 CREATE TABLE commits(
     n INTEGER PRIMARY KEY, id BLOB NOT NULL, time INTEGER NOT NULL, message TEXT,
@@ -91,5 +102,3 @@ CREATE TABLE commits(
 CREATE TABLE orphans(ino INTEGER PRIMARY KEY) STRICT;
 -- Files whose unsynced state after an unclean boot is kept beside their previous version.
 CREATE TABLE recovered(ino INTEGER PRIMARY KEY, time INTEGER NOT NULL, previous BLOB) STRICT;
--- Directories that `adopt` is moving in, so that a crash in the middle goes on.
-CREATE TABLE adoptions(id INTEGER PRIMARY KEY, source BLOB NOT NULL, target INTEGER NOT NULL) STRICT;

@@ -137,7 +137,8 @@ impl Volume {
                 checkout.failed.push((path, error.to_string()));
             }
         }
-        let whole = |ino: &&Ino| matches!(self.missing(**ino, 0..u64::MAX), Ok(away) if away.is_empty());
+        let whole =
+            |ino: &&Ino| matches!(self.missing(**ino, 0..u64::MAX), Ok(away) if away.is_empty());
         checkout.files += wave.ends.iter().filter(whole).count() as u64;
     }
 }
@@ -208,7 +209,10 @@ fn plan(connection: &Connection, file: &FileRow) -> Result<Todo> {
                     Extent::Hole { .. } => None,
                 })
             };
-            (chunks().map(|(_, len)| len).sum(), chunks().next().map(|(id, _)| id))
+            (
+                chunks().map(|(_, len)| len).sum(),
+                chunks().next().map(|(id, _)| id),
+            )
         }
         Content::List { root, size } => (*size, Some(*root)),
         Content::None | Content::Target(_) => (0, None),

@@ -38,7 +38,12 @@ pub(crate) struct Evictor {
 impl std::fmt::Debug for Evictor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let policy = self.policy.lock();
-        write!(f, "Evictor({} files, {} bytes)", policy.len(), policy.bytes())
+        write!(
+            f,
+            "Evictor({} files, {} bytes)",
+            policy.len(),
+            policy.bytes()
+        )
     }
 }
 

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 use larder_format::Verified;
 use larder_model::ChunkId;
 
+use super::evict;
 use super::failure::Failure;
 use super::flight::{Boarding, Flight, Outcome};
 use super::request::launch;
 use super::source::Urgency;
-use super::evict;
 use crate::live::Missing;
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -142,11 +142,7 @@ fn bring_file(volume: &Volume, coming: &Coming, wants: &[Want]) -> Result<u64> {
 }
 
 /// A full disk is no reason to fail a reader while there is content that may go.
-fn fill_or_make_room(
-    volume: &Volume,
-    ino: Ino,
-    landed: &[(Missing, Arc<Verified>)],
-) -> Result<()> {
+fn fill_or_make_room(volume: &Volume, ino: Ino, landed: &[(Missing, Arc<Verified>)]) -> Result<()> {
     match volume.fill(ino, landed) {
         Err(error) if error.errno() == libc::ENOSPC => {
             let need: u64 = landed.iter().map(|(missing, _)| missing.len).sum();

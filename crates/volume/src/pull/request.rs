@@ -114,14 +114,18 @@ impl Fetcher {
             }
             let ranges: Vec<_> = pieces.iter().map(|(entry, _)| entry.range()).collect();
             let mut pieces = pieces.into_iter();
-            requests.extend(coalesce(&ranges, gap, longest).into_iter().map(|planned| Request {
-                by: self.clone(),
-                key: key.clone(),
-                seal,
-                range: planned.range,
-                pieces: pieces.by_ref().take(planned.pieces.len()).collect(),
-                urgency,
-            }));
+            requests.extend(
+                coalesce(&ranges, gap, longest)
+                    .into_iter()
+                    .map(|planned| Request {
+                        by: self.clone(),
+                        key: key.clone(),
+                        seal,
+                        range: planned.range,
+                        pieces: pieces.by_ref().take(planned.pieces.len()).collect(),
+                        urgency,
+                    }),
+            );
         }
         Ok(requests)
     }
@@ -181,11 +185,7 @@ impl Request {
     }
 
     /// Asks for one chunk until it comes right, or often enough to be sure.
-    async fn fetch_alone(
-        &self,
-        entry: &PackEntry,
-        deadline: Instant,
-    ) -> Result<Verified, Failure> {
+    async fn fetch_alone(&self, entry: &PackEntry, deadline: Instant) -> Result<Verified, Failure> {
         let source = &self.by.source;
         let mut tries = 0;
         loop {

@@ -43,7 +43,14 @@ pub async fn init(
     passphrase: Option<&str>,
     settings: Settings,
 ) -> Result<InitReport> {
-    init_at_cost(state_dir, store, passphrase, settings, ArgonParams::STANDARD).await
+    init_at_cost(
+        state_dir,
+        store,
+        passphrase,
+        settings,
+        ArgonParams::STANDARD,
+    )
+    .await
 }
 
 /// As [`init`], with other costs of guessing the passphrase; for tests, that need it cheap.
@@ -92,7 +99,9 @@ async fn refuse_if_taken(store: &dyn Store) -> Result<()> {
             store.address()
         )));
     }
-    let heads = store.list(&format!("{}/", larder_format::object::HEADS)).await?;
+    let heads = store
+        .list(&format!("{}/", larder_format::object::HEADS))
+        .await?;
     if !heads.is_empty() {
         return Err(VolumeError::State(format!(
             "{} holds a volume whose header is missing. A new volume needs an empty place",
@@ -102,11 +111,7 @@ async fn refuse_if_taken(store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-async fn passphrase_slot(
-    keys: &VolumeKeys,
-    passphrase: &str,
-    cost: ArgonParams,
-) -> Result<Slot> {
+async fn passphrase_slot(keys: &VolumeKeys, passphrase: &str, cost: ArgonParams) -> Result<Slot> {
     let (keys, passphrase, salt) = (keys.clone(), passphrase.to_owned(), random()?);
     // Argon2id takes its time on purpose.
     let sealing = tokio::task::spawn_blocking(move || {

@@ -33,7 +33,11 @@ pub(super) async fn newest(
     db: &Db,
     wait: Duration,
 ) -> Result<(Option<Found>, Vec<String>)> {
-    let listed = fetcher.source.store().list(&format!("{}/", object::HEADS)).await?;
+    let listed = fetcher
+        .source
+        .store()
+        .list(&format!("{}/", object::HEADS))
+        .await?;
     let mut by_replica: BTreeMap<ReplicaId, Vec<(u64, ObjectMeta)>> = BTreeMap::new();
     for found in listed {
         if let Some((replica, n)) = parse_head_name(found.key.as_str()) {
@@ -86,17 +90,18 @@ async fn newest_of(
     Ok(None)
 }
 
-async fn read_commit(
-    fetcher: &Fetcher,
-    db: &Db,
-    head: &Head,
-    wait: Duration,
-) -> Result<Found> {
+async fn read_commit(fetcher: &Fetcher, db: &Db, head: &Head, wait: Duration) -> Result<Found> {
     let mut found: Option<Vec<u8>> = None;
-    fetch_chunks(fetcher, db, &[head.commit], wait, &mut |_: ChunkId, bytes| {
-        found = Some(bytes.to_vec());
-        Ok(())
-    })
+    fetch_chunks(
+        fetcher,
+        db,
+        &[head.commit],
+        wait,
+        &mut |_: ChunkId, bytes| {
+            found = Some(bytes.to_vec());
+            Ok(())
+        },
+    )
     .await?;
     let bytes = found.ok_or_else(|| {
         VolumeError::Damaged(format!("commit {} is not on the store", head.commit))

@@ -40,7 +40,9 @@ pub struct OpenReport {
 /// If the store gives no answer, or the header is damaged or from a newer Larder.
 pub async fn find_volume(store: &dyn Store) -> Result<Option<VolumeId>> {
     let header = store.get(&key(object::VOLUME)?).await?;
-    Ok(header.map(|bytes| decode_volume_header(&bytes)).transpose()?)
+    Ok(header
+        .map(|bytes| decode_volume_header(&bytes))
+        .transpose()?)
 }
 
 /// Makes a new replica, in `state_dir`, of the volume that `store` holds.
@@ -76,8 +78,7 @@ pub async fn open(
         problems: Arc::default(),
     };
     let db = staging.db();
-    let mut warnings =
-        packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
+    let mut warnings = packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
     let (newest, apart) = heads::newest(&fetcher, db, wait).await?;
     warnings.extend(apart);
     let (files, bytes) = match &newest {

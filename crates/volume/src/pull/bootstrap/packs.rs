@@ -85,7 +85,11 @@ async fn read_indexes(
     let mut done = 0;
     while let Some((key, read)) = reading.next().await {
         match read {
-            Ok(packs) => db.write(|tx| packs.iter().try_for_each(|pack| insert_pack(tx, pack, true)))?,
+            Ok(packs) => db.write(|tx| {
+                packs
+                    .iter()
+                    .try_for_each(|pack| insert_pack(tx, pack, true))
+            })?,
             Err(VolumeError::Away(why)) => return Err(VolumeError::Away(why)),
             Err(error) => warnings.push(format!(
                 "{key} cannot be read ({error}); the packs tell themselves what they hold"
@@ -115,7 +119,9 @@ async fn read_index(
     let keys = Arc::clone(keys);
     let decoding = tokio::task::spawn_blocking(move || {
         if object_hash(&bytes) != id.0 {
-            return Err(VolumeError::Damaged("its bytes do not match its name".to_owned()));
+            return Err(VolumeError::Damaged(
+                "its bytes do not match its name".to_owned(),
+            ));
         }
         Ok(decode_index(&keys, &bytes)?)
     });
@@ -135,11 +141,15 @@ async fn read_own_index(
         .map_err(|_| VolumeError::Damaged("it is larger than a pack can be".to_owned()))?;
     let ends = (PACK_HEADER_LEN + PACK_TRAILER_LEN) as u64;
     if found.size < ends {
-        return Err(VolumeError::Damaged("it is shorter than a pack can be".to_owned()));
+        return Err(VolumeError::Damaged(
+            "it is shorter than a pack can be".to_owned(),
+        ));
     }
     let part = |range: Range<u64>| async move {
         let deadline = Instant::now() + wait;
-        let bytes = source.fetch(&found.key, range, Urgency::Behind, deadline).await?;
+        let bytes = source
+            .fetch(&found.key, range, Urgency::Behind, deadline)
+            .await?;
         Ok::<Bytes, Failure>(bytes)
     };
     let front = part(0..PACK_HEADER_LEN as u64).await?;

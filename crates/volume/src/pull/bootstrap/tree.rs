@@ -151,7 +151,9 @@ pub(super) fn fill(db: &Db, commit: &Commit, report: Report<'_>) -> Result<()> {
     db.write(|tx| {
         place_links(tx)?;
         let root: Option<i64> = tx
-            .query_row("SELECT 1 FROM nodes WHERE ino = ?1", [ROOT as i64], |row| row.get(0))
+            .query_row("SELECT 1 FROM nodes WHERE ino = ?1", [ROOT as i64], |row| {
+                row.get(0)
+            })
             .optional()?;
         if root.is_none() {
             return Err(VolumeError::Damaged("the tree has no root".to_owned()));
@@ -226,9 +228,13 @@ fn latest<T, K: Ord>(register: &Register<T>, time: impl Fn(&T) -> K) -> Option<&
 
 fn enter(tx: &Transaction<'_>, ino: Ino, id: NodeId, node: &Node) -> Result<()> {
     let damaged = |what| VolumeError::Damaged(format!("node {id} of the tree has no {what}"));
-    let attrs = latest(&node.attrs, |attrs: &Attrs| attrs.time)
-        .ok_or_else(|| damaged("attributes"))?;
-    let content = node.content.0.first().map_or(&Content::None, |valued| &valued.value);
+    let attrs =
+        latest(&node.attrs, |attrs: &Attrs| attrs.time).ok_or_else(|| damaged("attributes"))?;
+    let content = node
+        .content
+        .0
+        .first()
+        .map_or(&Content::None, |valued| &valued.value);
     let is_directory = node.kind == Kind::Directory;
     let (size, alloc) = match content {
         _ if is_directory => (4096, 4096),
@@ -276,13 +282,7 @@ fn enter(tx: &Transaction<'_>, ino: Ino, id: NodeId, node: &Node) -> Result<()> 
     Ok(())
 }
 
-fn keep_link(
-    tx: &Transaction<'_>,
-    ino: Ino,
-    kind: Kind,
-    link: LinkId,
-    place: &Link,
-) -> Result<()> {
+fn keep_link(tx: &Transaction<'_>, ino: Ino, kind: Kind, link: LinkId, place: &Link) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO temp.links(child, kind, parent, name, link) VALUES(?1, ?2, ?3, ?4, ?5)",
     )?

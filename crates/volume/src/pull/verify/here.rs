@@ -63,7 +63,9 @@ impl Volume {
             Ok(None) | Err(VolumeError::NoEntry) => return Ok(verified),
             Err(error @ (VolumeError::Away(_) | VolumeError::TimedOut(_))) => {
                 let problem = format!("its list of chunks is away: {error}");
-                verified.unknown.push(Finding::of(self.name_of(ino), problem));
+                verified
+                    .unknown
+                    .push(Finding::of(self.name_of(ino), problem));
                 return Ok(verified);
             }
             Err(error @ (VolumeError::Damaged(_) | VolumeError::Format(_))) => {
@@ -186,7 +188,10 @@ impl Volume {
             let range = rot.off..rot.off + rot.len;
             let mut finding = Finding::of(
                 self.name_of(ino),
-                format!("bytes {} to {} here are not what was stored", range.start, range.end),
+                format!(
+                    "bytes {} to {} here are not what was stored",
+                    range.start, range.end
+                ),
             );
             match self.ensure(ino, range) {
                 Ok(()) => {
@@ -194,7 +199,9 @@ impl Volume {
                     finding.problem += "; they were fetched anew";
                 }
                 Err(error) => {
-                    finding.problem += &format!("; they will be fetched anew when they are read, for now: {error}");
+                    finding.problem += &format!(
+                        "; they will be fetched anew when they are read, for now: {error}"
+                    );
                 }
             }
             findings.push(finding);

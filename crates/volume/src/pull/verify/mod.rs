@@ -91,7 +91,9 @@ impl Volume {
         let weak = Arc::downgrade(self);
         let listing = paths.to_vec();
         let listed = work(&weak, move |volume| {
-            volume.db.read(|connection| files_below(connection, &listing))
+            volume
+                .db
+                .read(|connection| files_below(connection, &listing))
         });
         let files = listed.await.ok_or(VolumeError::Stopping)??;
         let mut verified = here::verify(&weak, &files, report).await?;

@@ -135,10 +135,17 @@ async fn check(
     known: Arc<KnownPacks>,
 ) -> Result<Option<String>, Failure> {
     let deadline = Instant::now() + volume.settings.read_wait * 4;
-    let bytes = volume.pull.fetcher.source.fetch_whole(found, deadline).await?;
+    let bytes = volume
+        .pull
+        .fetcher
+        .source
+        .fetch_whole(found, deadline)
+        .await?;
     let name = found.key.to_string();
     let weak = Arc::downgrade(volume);
-    let checked = work(&weak, move |volume| volume.problem_of(&name, &bytes, &known));
+    let checked = work(&weak, move |volume| {
+        volume.problem_of(&name, &bytes, &known)
+    });
     match checked.await.ok_or(Failure::Stopping)? {
         Ok(()) => Ok(None),
         Err(error) => Ok(Some(error.to_string())),
@@ -203,7 +210,9 @@ impl Volume {
         if let Some((replica, n)) = parse_head_name(name) {
             let head = open_head(&self.keys, &replica, n, bytes)?;
             let own = replica == self.replica.id();
-            let place = self.db.read(|connection| locate(connection, &head.commit))?;
+            let place = self
+                .db
+                .read(|connection| locate(connection, &head.commit))?;
             return match place {
                 None if own => Err(VolumeError::Damaged(
                     "the commit that it names is in no pack that is known".to_owned(),
@@ -267,7 +276,9 @@ fn check_name(bytes: &[u8], id: &[u8; 32]) -> Result<()> {
     if object_hash(bytes) == *id {
         Ok(())
     } else {
-        Err(VolumeError::Damaged("its bytes do not match its name".to_owned()))
+        Err(VolumeError::Damaged(
+            "its bytes do not match its name".to_owned(),
+        ))
     }
 }
 

@@ -1,0 +1,435 @@
+//! Taking an existing directory in, without a second copy of its files.
+//!
+//! Files are taken in batches, so that a crash at any instant loses none:
+//!
+//! 1. Each file of a batch gets a second name in the cache (a hard link; a copy if the
+//!    directory lies on another file system, or the file has names elsewhere).
+//! 2. The cache's directories are synced, then one durable transaction makes the nodes.
+//! 3. Only then the old names go.
+//!
+//! A crash between 2 and 3 leaves a file both in the volume and under its old name.
+//! Running the command again finds that both are the same file, and goes on.
+
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use larder_model::{Kind, LinkId, Name, Time};
+use rusqlite::Transaction;
+use serde::{Deserialize, Serialize};
+
+use crate::cache::allocated;
+use crate::names::{insert_row, new_node_id};
+use crate::node::Attr;
+use crate::progress::{Progress, Report, Unit};
+use crate::{Ino, Result, Volume, VolumeError};
+
+const BATCH_FILES: usize = 512;
+
+/// What an adoption did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AdoptReport {
+    /// Files taken in.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Directories taken in.
+    pub directories: u64,
+    /// What was left where it was, and why.
+    pub left: Vec<(String, String)>,
+}
+
+/// A file that is about to be taken in.
+struct Candidate {
+    source: PathBuf,
+    parent: Ino,
+    name: Name,
+    meta: Metadata,
+}
+
+struct Adoption<'a> {
+    volume: &'a Volume,
+    report: AdoptReport,
+    progress: Report<'a>,
+    total: u64,
+    batch: Vec<Candidate>,
+    /// Files with several names: how many of them lie in the directory, and the node once
+    /// it is made.
+    shared: HashMap<(u64, u64), (u64, Option<Ino>)>,
+}
+
+impl Volume {
+    /// Moves all that is in the directory `source` into the volume, as the directory
+    /// `name` in `parent`. What the volume has already at that place stays; what cannot be
+    /// taken in stays where it is and is listed.
+    ///
+    /// # Errors
+    /// If `source` cannot be read, holds this volume's own state, or the disk fails. What
+    /// was taken in until then is in the volume; running it again goes on.
+    pub fn adopt(
+        &self,
+        source: &Path,
+        parent: Ino,
+        name: &[u8],
+        progress: Report<'_>,
+    ) -> Result<AdoptReport> {
+        let source = std::fs::canonicalize(source).map_err(|e| VolumeError::io(source, e))?;
+        let state = std::fs::canonicalize(self.dir.root())
+            .map_err(|e| VolumeError::io(self.dir.root(), e))?;
+        if state.starts_with(&source) || source.starts_with(&state) {
+            return Err(VolumeError::Invalid(
+                "the directory holds this volume's own state",
+            ));
+        }
+        let meta = std::fs::symlink_metadata(&source).map_err(|e| VolumeError::io(&source, e))?;
+        if !meta.is_dir() {
+            return Err(VolumeError::NotDirectory);
+        }
+        let mut adoption = Adoption {
+            volume: self,
+            report: AdoptReport::default(),
+            progress,
+            total: 0,
+            batch: Vec::new(),
+            shared: HashMap::new(),
+        };
+        adoption.survey(&source)?;
+        let top = adoption.directory(parent, &Name::new(name)?, &meta)?;
+        self.notify.tell(|face| face.entry_changed(parent, name));
+        adoption.take_in(&source, top)?;
+        adoption.flush()?;
+        adoption.finish_directory(&source, top, &meta)?;
+        Ok(adoption.report)
+    }
+}
+
+impl Adoption<'_> {
+    /// Counts what there is, and the names of files that have several.
+    fn survey(&mut self, directory: &Path) -> Result<()> {
+        for entry in read_directory(directory)? {
+            let meta = entry
+                .metadata()
+                .map_err(|e| VolumeError::io(entry.path(), e))?;
+            if meta.is_dir() {
+                self.survey(&entry.path())?;
+            } else if meta.is_file() {
+                self.total += 1;
+                if meta.nlink() > 1 {
+                    self.shared.entry((meta.dev(), meta.ino())).or_default().0 += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, directory: &Path, ino: Ino) -> Result<()> {
+        for entry in read_directory(directory)? {
+            let path = entry.path();
+            let meta = entry.metadata().map_err(|e| VolumeError::io(&path, e))?;
+            let name = Name::new(entry.file_name().as_bytes())?;
+            if meta.is_dir() {
+                let below = self.directory(ino, &name, &meta)?;
+                self.take_in(&path, below)?;
+                self.flush()?;
+                self.finish_directory(&path, below, &meta)?;
+            } else if meta.is_file() {
+                self.batch.push(Candidate {
+                    source: path,
+                    parent: ino,
+                    name,
+                    meta,
+                });
+                if self.batch.len() >= BATCH_FILES {
+                    self.flush()?;
+                }
+            } else {
+                self.other(&path, ino, &name, &meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of this name, made if it is not there.
+    fn directory(&mut self, parent: Ino, name: &Name, meta: &Metadata) -> Result<Ino> {
+        if let Some(there) = self.volume.lookup(parent, name.as_bytes())? {
+            return match there.kind {
+                Kind::Directory => Ok(there.ino),
+                _ => Err(VolumeError::Exists),
+            };
+        }
+        let volume = self.volume;
+        volume.inos.reserve(&volume.db, 1)?;
+        let attr = attr_of(volume.inos.take(), Kind::Directory, meta);
+        volume.db.write(|tx| {
+            insert_row(tx, &attr, new_node_id(attr.btime)?, Some(parent), None)?;
+            volume.add_name(tx, parent, name, attr.ino, Kind::Directory, LinkId::BIRTH)
+        })?;
+        self.report.directories += 1;
+        Ok(attr.ino)
+    }
+
+    /// Gives the directory the times of its source, and removes that, if it is empty now.
+    fn finish_directory(&mut self, source: &Path, ino: Ino, meta: &Metadata) -> Result<()> {
+        copy_xattrs(self.volume, source, ino);
+        let attr = attr_of(ino, Kind::Directory, meta);
+        self.volume.db.write(|tx| {
+            tx.execute(
+                "UPDATE nodes SET mtime = ?2 WHERE ino = ?1",
+                (ino as i64, attr.mtime.0),
+            )?;
+            self.volume.mark_changed(tx, ino)
+        })?;
+        match std::fs::remove_dir(source) {
+            Ok(()) => {}
+            Err(error) => self.leave(source, &error.to_string()),
+        }
+        Ok(())
+    }
+
+    /// Takes in a symlink, FIFO, socket or device.
+    fn other(&mut self, source: &Path, parent: Ino, name: &Name, meta: &Metadata) -> Result<()> {
+        if self.volume.lookup(parent, name.as_bytes())?.is_some() {
+            self.leave(source, "the volume has a file of this name");
+            return Ok(());
+        }
+        let Some(kind) = kind_of(meta) else {
+            self.leave(source, "it is of a kind that a volume cannot hold");
+            return Ok(());
+        };
+        let target = match kind {
+            Kind::Symlink => {
+                Some(std::fs::read_link(source).map_err(|e| VolumeError::io(source, e))?)
+            }
+            _ => None,
+        };
+        let target = target.as_ref().map(|target| target.as_os_str().as_bytes());
+        let volume = self.volume;
+        volume.inos.reserve(&volume.db, 1)?;
+        let mut attr = attr_of(volume.inos.take(), kind, meta);
+        attr.size = target.map_or(0, |target| target.len() as u64);
+        volume.db.write_synced(|tx| {
+            insert_row(tx, &attr, new_node_id(attr.btime)?, None, target)?;
+            volume.add_name(tx, parent, name, attr.ino, kind, LinkId::BIRTH)
+        })?;
+        remove_source(source)
+    }
+
+    /// Takes in the files of the batch: links, makes durable, and only then removes.
+    fn flush(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        let mut taken: Vec<(&Candidate, Attr, Option<Ino>)> = Vec::new();
+        let mut done: Vec<&Candidate> = Vec::new();
+        for candidate in &batch {
+            match self.prepare(candidate)? {
+                Prepared::New(attr) => taken.push((candidate, attr, None)),
+                Prepared::MoreNamesOf(ino) => {
+                    let attr = attr_of(ino, Kind::File, &candidate.meta);
+                    taken.push((candidate, attr, Some(ino)));
+                }
+                Prepared::Done => done.push(candidate),
+                Prepared::Left => {}
+            }
+        }
+        if !taken.is_empty() {
+            self.volume.cache.sync_all()?;
+            self.volume.db.write_synced(|tx| {
+                taken
+                    .iter()
+                    .try_for_each(|(candidate, attr, of)| self.record(tx, candidate, attr, *of))
+            })?;
+        }
+        for (candidate, attr, of) in &taken {
+            copy_xattrs(self.volume, &candidate.source, attr.ino);
+            if of.is_none() {
+                self.volume.live.note_dirty(attr.ino, attr.size, 0);
+                self.volume.live.count_more(attr.blocks * 512);
+                self.report.files += 1;
+                self.report.bytes += attr.size;
+            }
+        }
+        for candidate in taken.iter().map(|(candidate, ..)| *candidate).chain(done) {
+            remove_source(&candidate.source)?;
+        }
+        (self.progress)(Progress {
+            phase: "adopting".to_owned(),
+            done: self.report.files,
+            total: self.total,
+            unit: Unit::Files,
+            path: batch.last().map(|last| last.source.display().to_string()),
+        });
+        Ok(())
+    }
+
+    /// Gives a file a name, or a copy, in the cache.
+    fn prepare(&mut self, candidate: &Candidate) -> Result<Prepared> {
+        let volume = self.volume;
+        let key = (candidate.meta.dev(), candidate.meta.ino());
+        if let Some(there) = volume.lookup(candidate.parent, candidate.name.as_bytes())? {
+            let cached = std::fs::metadata(volume.cache.path(there.ino));
+            let same = cached.is_ok_and(|meta| (meta.dev(), meta.ino()) == key);
+            if same {
+                return Ok(Prepared::Done);
+            }
+            self.leave(&candidate.source, "the volume has a file of this name");
+            return Ok(Prepared::Left);
+        }
+        let all_names_here = match self.shared.get(&key) {
+            Some((_, Some(ino))) => return Ok(Prepared::MoreNamesOf(*ino)),
+            Some((names, None)) => *names == candidate.meta.nlink(),
+            None => true,
+        };
+        volume.inos.reserve(&volume.db, 1)?;
+        let attr = attr_of(volume.inos.take(), Kind::File, &candidate.meta);
+        let path = volume.cache.path(attr.ino);
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(|e| VolumeError::io(directory, e))?;
+        }
+        let linked = all_names_here && std::fs::hard_link(&candidate.source, &path).is_ok();
+        if !linked {
+            copy_file(&candidate.source, &path)?;
+        }
+        if let Some((_, ino)) = self.shared.get_mut(&key) {
+            *ino = Some(attr.ino);
+        }
+        Ok(Prepared::New(attr))
+    }
+
+    fn record(
+        &self,
+        tx: &Transaction<'_>,
+        candidate: &Candidate,
+        attr: &Attr,
+        of: Option<Ino>,
+    ) -> Result<()> {
+        let volume = self.volume;
+        let link = match of {
+            None => {
+                insert_row(tx, attr, new_node_id(attr.btime)?, None, None)?;
+                tx.prepare_cached(
+                    "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
+                     VALUES(?1, 1, 1, 1, ?2, ?3, 0, ?4)",
+                )?
+                .execute((
+                    attr.ino as i64,
+                    attr.ctime.0,
+                    (attr.blocks * 512) as i64,
+                    attr.mtime.0 / 1_000_000_000,
+                ))?;
+                LinkId::BIRTH
+            }
+            Some(ino) => {
+                tx.prepare_cached("UPDATE nodes SET nlink = nlink + 1 WHERE ino = ?1")?
+                    .execute([ino as i64])?;
+                LinkId(crate::names::random_u64()?.max(1))
+            }
+        };
+        volume.add_name(
+            tx,
+            candidate.parent,
+            &candidate.name,
+            attr.ino,
+            Kind::File,
+            link,
+        )
+    }
+
+    fn leave(&mut self, source: &Path, why: &str) {
+        self.report
+            .left
+            .push((source.display().to_string(), why.to_owned()));
+    }
+}
+
+/// What is to be done with a file of a batch.
+enum Prepared {
+    /// It becomes a new node.
+    New(Attr),
+    /// It is one more name of a node of this adoption.
+    MoreNamesOf(Ino),
+    /// An earlier run took it in: only its old name is left.
+    Done,
+    /// It stays where it is.
+    Left,
+}
+
+fn read_directory(path: &Path) -> Result<Vec<std::fs::DirEntry>> {
+    let entries = std::fs::read_dir(path).map_err(|e| VolumeError::io(path, e))?;
+    let mut entries = entries
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|e| VolumeError::io(path, e))?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    Ok(entries)
+}
+
+fn remove_source(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn copy_file(source: &Path, target: &Path) -> Result<()> {
+    std::fs::copy(source, target)
+        .and_then(|_| File::open(target)?.sync_all())
+        .map_err(|error| VolumeError::io(source, error))
+}
+
+fn kind_of(meta: &Metadata) -> Option<Kind> {
+    let kind = meta.file_type();
+    [
+        (kind.is_symlink(), Kind::Symlink),
+        (kind.is_fifo(), Kind::Fifo),
+        (kind.is_socket(), Kind::Socket),
+        (kind.is_char_device(), Kind::CharDevice),
+        (kind.is_block_device(), Kind::BlockDevice),
+    ]
+    .into_iter()
+    .find_map(|(is, kind)| is.then_some(kind))
+}
+
+fn attr_of(ino: Ino, kind: Kind, meta: &Metadata) -> Attr {
+    let nanos = |secs: i64, nanos: i64| Time(secs.saturating_mul(1_000_000_000) + nanos);
+    let now = crate::node::now();
+    let is_directory = kind == Kind::Directory;
+    Attr {
+        ino,
+        kind,
+        mode: meta.mode() & 0o7777,
+        nlink: if is_directory { 2 } else { 1 },
+        uid: meta.uid(),
+        gid: meta.gid(),
+        rdev: meta.rdev(),
+        size: if is_directory { 4096 } else { meta.len() },
+        blocks: if is_directory {
+            8
+        } else {
+            allocated(meta) / 512
+        },
+        atime: nanos(meta.atime(), meta.atime_nsec()),
+        mtime: nanos(meta.mtime(), meta.mtime_nsec()),
+        ctime: now,
+        btime: now,
+    }
+}
+
+/// Takes a source's extended attributes over, as far as they can be read.
+fn copy_xattrs(volume: &Volume, source: &Path, ino: Ino) {
+    let mut names = vec![0; 64 << 10];
+    let Ok(len) = rustix::fs::llistxattr(source, &mut names) else {
+        return;
+    };
+    for name in names[..len]
+        .split(|&byte| byte == 0)
+        .filter(|n| !n.is_empty())
+    {
+        let mut value = vec![0; 64 << 10];
+        if let Ok(len) = rustix::fs::lgetxattr(source, name, &mut value)
+            && let Err(error) = volume.set_xattr(ino, name, &value[..len], crate::XattrMode::Any)
+        {
+            tracing::warn!(path = %source.display(), %error, "could not take over an attribute");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The database's connections.
+//!
+//! One connection writes, others read what is committed. A transaction of [`Db::write`]
+//! survives the death of the process at once, and a power cut once any later
+//! [`Db::write_synced`] has returned. [`Db::write_synced`] changes a row on purpose: an
+//! empty transaction syncs nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::{Result, VolumeError};
+
+/// The version of the tables in `schema.sql`.
+pub const DATABASE_FORMAT: i64 = 1;
+
+const SCHEMA: &str = include_str!("schema.sql");
+const STATEMENTS_CACHED: usize = 128;
+const READERS_KEPT: usize = 4;
+
+/// The database of one replica.
+#[derive(Debug)]
+pub struct Db {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+impl Db {
+    /// Makes a new, empty database.
+    ///
+    /// # Errors
+    /// If there is one already, or the disk fails.
+    pub fn create(path: &Path) -> Result<Self> {
+        if path.exists() {
+            return Err(VolumeError::State(format!(
+                "{} is there already",
+                path.display()
+            )));
+        }
+        let mut connection = Connection::open(path)?;
+        tune_writer(&connection)?;
+        let tx = connection.transaction()?;
+        tx.execute_batch(SCHEMA)?;
+        tx.execute(
+            "INSERT INTO meta(key, value) VALUES('format', ?1), ('synced', ?2)",
+            (DATABASE_FORMAT.to_be_bytes(), 0u64.to_be_bytes()),
+        )?;
+        tx.commit()?;
+        Ok(Self::with_writer(path, connection))
+    }
+
+    /// Opens the database of an existing replica.
+    ///
+    /// # Errors
+    /// If there is none, it is damaged, or it is from a newer Larder.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(path, flags).map_err(|error| unreadable(path, &error))?;
+        tune_writer(&connection).map_err(|error| unreadable(path, &error))?;
+        let format: Vec<u8> = connection
+            .query_row("SELECT value FROM meta WHERE key = 'format'", [], |row| {
+                row.get(0)
+            })
+            .map_err(|error| unreadable(path, &error))?;
+        match format.try_into().map(i64::from_be_bytes) {
+            Ok(DATABASE_FORMAT) => Ok(Self::with_writer(path, connection)),
+            Ok(newer) if newer > DATABASE_FORMAT => Err(VolumeError::State(format!(
+                "{} has format {newer}, made by a newer Larder; this one knows up to \
+                 {DATABASE_FORMAT}. Update Larder",
+                path.display()
+            ))),
+            _ => Err(VolumeError::State(format!(
+                "{} is not a Larder database",
+                path.display()
+            ))),
+        }
+    }
+
+    fn with_writer(path: &Path, writer: Connection) -> Self {
+        Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            readers: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Reads what is committed, on a connection of its own.
+    ///
+    /// # Errors
+    /// What `read` fails with, and failures of the database.
+    pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let kept = self.readers.lock().pop();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => self.new_reader()?,
+        };
+        let result = read(&connection);
+        let mut readers = self.readers.lock();
+        if readers.len() < READERS_KEPT {
+            readers.push(connection);
+        }
+        result
+    }
+
+    /// Reads one state of the whole database, however many statements `read` makes.
+    ///
+    /// # Errors
+    /// As [`Db::read`].
+    pub fn read_snapshot<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        self.read(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            read(&snapshot)
+        })
+    }
+
+    fn new_reader(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.execute_batch("PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;")?;
+        Ok(connection)
+    }
+
+    /// Changes the database in one transaction; nothing is changed if `change` fails.
+    ///
+    /// # Errors
+    /// What `change` fails with, and failures of the database.
+    pub fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        transact(&mut self.writer.lock(), change)
+    }
+
+    /// As [`Db::write`]; when it returns, this and all before it survives a power cut.
+    ///
+    /// # Errors
+    /// As [`Db::write`]; then nothing is promised to survive.
+    pub fn write_synced<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut writer = self.writer.lock();
+        writer.execute_batch("PRAGMA synchronous = FULL")?;
+        let result = transact(&mut writer, |tx| {
+            let value = change(tx)?;
+            tx.prepare_cached("UPDATE meta SET value = randomblob(8) WHERE key = 'synced'")?
+                .execute([])?;
+            Ok(value)
+        });
+        writer.execute_batch("PRAGMA synchronous = NORMAL")?;
+        result
+    }
+
+    /// Moves what the log holds into the database file, as far as no reader is in the way.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn checkpoint(&self) -> Result<()> {
+        let wal = self.path.with_extension("db-wal");
+        let large = std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 8 << 20);
+        if large {
+            let connection = Connection::open(&self.path)?;
+            connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// What SQLite's own check finds wrong; empty if nothing is.
+    ///
+    /// # Errors
+    /// If the check itself cannot run.
+    pub fn integrity_check(&self) -> Result<Vec<String>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare("PRAGMA integrity_check(20)")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            let lines = rows.collect::<Result<Vec<_>, _>>()?;
+            Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        })
+    }
+
+    /// A value of `meta`.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        self.read(|connection| meta(connection, key))
+    }
+}
+
+/// A value of `meta`, read on a given connection.
+///
+/// # Errors
+/// Failures of the database.
+pub fn meta(connection: &Connection, key: &str) -> Result<Option<Vec<u8>>> {
+    use rusqlite::OptionalExtension;
+    Ok(connection
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([key], |row| row.get(0))
+        .optional()?)
+}
+
+/// A number of `meta`; 0 if it was never set.
+///
+/// # Errors
+/// Failures of the database.
+pub fn meta_u64(connection: &Connection, key: &str) -> Result<u64> {
+    let bytes = meta(connection, key)?.and_then(|bytes| bytes.try_into().ok());
+    Ok(bytes.map_or(0, u64::from_be_bytes))
+}
+
+/// Sets a value of `meta`.
+///
+/// # Errors
+/// Failures of the database.
+pub fn set_meta(connection: &Connection, key: &str, value: &[u8]) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO meta(key, value) VALUES(?1, ?2)
+             ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+        )?
+        .execute((key, value))?;
+    Ok(())
+}
+
+fn transact<T>(
+    writer: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let value = change(&tx)?;
+    tx.commit()?;
+    Ok(value)
+}
+
+fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
+         PRAGMA wal_autocheckpoint = 8000; PRAGMA journal_size_limit = 67108864;
+         PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY;
+         PRAGMA foreign_keys = OFF;",
+    )
+}
+
+fn unreadable(path: &Path, error: &rusqlite::Error) -> VolumeError {
+    VolumeError::State(format!(
+        "{} cannot be read ({error}). Nothing on the store is touched by this: keep the \
+         directory, and open the volume afresh from its store with `larder open`",
+        path.display()
+    ))
+}

@@ -1,0 +1,760 @@
+//! Reading and writing files.
+//!
+//! What is here is read and written in the cache file at once, under the node's lock or
+//! without it. What must wait (for a store, for a durable mark, for room) is told apart
+//! first: `read_here` and `write_here` answer `None` then, and `read` and `write` are
+//! called from a thread that may wait.
+//!
+//! A write makes the pieces that it touches local. A piece that a write only cuts must be
+//! here before: only those pieces are fetched.
+
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use larder_model::Kind;
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use crate::live::{Held, Here, Piece, cut, make_local, pieces_in};
+use crate::node::{self, Attr, SetAttr, TimeSet};
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// Files end here: as large as the kernel's offsets go.
+const SIZE_MAX: u64 = i64::MAX as u64;
+const COPY_BYTES: u64 = 1 << 20;
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Access {
+    /// To be written.
+    pub write: bool,
+    /// Emptied first.
+    pub truncate: bool,
+    /// The opener reads and writes the cache file itself, if it gets it.
+    pub direct: bool,
+}
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// The cache file, if it was asked for and every byte of the content is in it: it may
+    /// be read and, if opened to be written, written directly until it is closed.
+    pub backing: Option<Arc<File>>,
+}
+
+/// What to seek.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SeekKind {
+    /// The next byte that is not in a hole.
+    Data,
+    /// The next hole; the end of the file is one.
+    Hole,
+}
+
+impl Volume {
+    /// Opens a regular file. To be closed with the same `access`.
+    ///
+    /// # Errors
+    /// If it is gone or no regular file.
+    pub fn open(&self, ino: Ino, access: Access) -> Result<Opened> {
+        if access.truncate {
+            self.set_size(ino, 0, true)?;
+        }
+        let opened = self.hold(ino, |held| {
+            if access.write && matches!(held.here, Here::Whole) {
+                held.mark_dirty()?;
+            }
+            let backing = match held.here {
+                Here::Whole if access.direct => Some(held.file()?),
+                Here::Whole | Here::Away | Here::Part { .. } => None,
+            };
+            held.opens += 1;
+            held.direct += u32::from(backing.is_some());
+            if access.write {
+                held.writers += 1;
+                if held.dirty {
+                    held.observe()?;
+                    let (size, writers) = (held.size, held.writers);
+                    self.live.note_dirty(ino, size, writers);
+                }
+            }
+            Ok(Opened { backing })
+        })?;
+        if !access.write {
+            self.touch(ino);
+        }
+        Ok(opened)
+    }
+
+    /// Closes what [`Volume::open`] opened.
+    ///
+    /// # Errors
+    /// If sizes and times cannot be noted.
+    pub fn close(&self, ino: Ino, access: Access) -> Result<()> {
+        let closed = self.hold(ino, |held| {
+            held.opens = held.opens.saturating_sub(1);
+            if held.opens == 0 {
+                held.direct = 0;
+            }
+            if access.write {
+                held.writers = held.writers.saturating_sub(1);
+                held.observe()?;
+                if held.dirty {
+                    let (size, writers) = (held.size, held.writers);
+                    self.live.note_dirty(ino, size, writers);
+                }
+            }
+            held.flush_pending()
+        });
+        self.trim_lives();
+        match closed {
+            Err(VolumeError::NoEntry) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Reads what is here; `None` if a part of it is away. Bytes read: fewer than asked
+    /// for only at the end of the file.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn read_here(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<Option<usize>> {
+        let ready = self.hold(ino, |held| {
+            if held.writers > 0 {
+                held.observe()?;
+            }
+            let end = held.size.min(off.saturating_add(buf.len() as u64));
+            if end <= off {
+                return Ok(Some(None));
+            }
+            if !held.holds(&(off..end)) {
+                return Ok(None);
+            }
+            Ok(Some(Some((held.file()?, (end - off) as usize))))
+        })?;
+        let Some(ready) = ready else {
+            return Ok(None);
+        };
+        let Some((file, len)) = ready else {
+            return Ok(Some(0));
+        };
+        read_full(&file, off, &mut buf[..len])
+            .map(Some)
+            .map_err(|error| VolumeError::io(self.cache.path(ino), error))
+    }
+
+    /// Reads, and waits for what is away, though not longer than the settings say.
+    ///
+    /// # Errors
+    /// [`VolumeError::Away`], [`VolumeError::TimedOut`] or [`VolumeError::Damaged`] if what
+    /// is away cannot be had.
+    pub fn read(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<usize> {
+        loop {
+            if let Some(read) = self.read_here(ino, off, buf)? {
+                return Ok(read);
+            }
+            let size = self.hold(ino, |held| Ok(held.size))?;
+            let end = size.min(off.saturating_add(buf.len() as u64));
+            self.note_read(ino, off..end, size, true);
+            self.ensure(ino, off..end)?;
+        }
+    }
+
+    /// Writes, if that needs no waiting; `None` if it does.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write_here(&self, ino: Ino, off: u64, data: &[u8]) -> Result<Option<usize>> {
+        if self.write_may_wait(data.len() as u64) {
+            return Ok(None);
+        }
+        let range = self.range_to_write(off, data.len() as u64)?;
+        self.hold(ino, |held| {
+            if !held.dirty || !held.is_local(&range) {
+                return Ok(None);
+            }
+            self.write_held(held, &range, data).map(Some)
+        })
+    }
+
+    /// Writes all of `data`. May wait: for the pieces that it cuts, for the mark that the
+    /// file is dirty, or until the stores took some of what is dirty.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSpace`] if there is no room and nothing drains; otherwise if a
+    /// piece cannot be had or the disk fails. Then nothing was written.
+    pub fn write(&self, ino: Ino, off: u64, data: &[u8]) -> Result<usize> {
+        let range = self.range_to_write(off, data.len() as u64)?;
+        if range.is_empty() {
+            return Ok(0);
+        }
+        self.throttle_write(data.len() as u64)?;
+        self.edit(ino, &range, |held| self.write_held(held, &range, data))
+    }
+
+    fn range_to_write(&self, off: u64, len: u64) -> Result<Range<u64>> {
+        let end = off.saturating_add(len);
+        if end > SIZE_MAX {
+            return Err(VolumeError::TooLarge("the file"));
+        }
+        Ok(off..end)
+    }
+
+    fn write_held(&self, held: &mut Held<'_>, range: &Range<u64>, data: &[u8]) -> Result<usize> {
+        let file = held.file()?;
+        file.write_all_at(data, range.start)
+            .map_err(|error| VolumeError::io("the cache", error))?;
+        let size = held.size.max(range.end);
+        self.note_write(held, size);
+        Ok(data.len())
+    }
+
+    fn note_write(&self, held: &mut Held<'_>, size: u64) {
+        held.size = size;
+        held.writes += 1;
+        held.unsynced = true;
+        held.note_times(node::now());
+        let (ino, writers) = (held.ino, held.writers);
+        self.live.note_dirty(ino, size, writers);
+    }
+
+    /// Makes `range` ready to be changed, whatever is away or clean, and changes it by
+    /// `act` under the node's lock.
+    fn edit<T>(
+        &self,
+        ino: Ino,
+        range: &Range<u64>,
+        mut act: impl FnMut(&mut Held<'_>) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let step = self.hold(ino, |held| {
+                let cut = match &held.here {
+                    Here::Away if held.size > 0 => return Ok(Step::Map),
+                    Here::Away => return Ok(Step::Begin),
+                    Here::Whole => None,
+                    Here::Part { map, .. } => first_cut(map, range, held.size),
+                };
+                if let Some(cut) = cut {
+                    return Ok(Step::Fetch(cut));
+                }
+                held.mark_dirty()?;
+                if !held.is_local(range) {
+                    held.sync_fills()?;
+                    let size = held.size;
+                    held.change_map(range, |map| {
+                        make_local(map, size, range);
+                    })?;
+                }
+                act(held).map(Step::Done)
+            })?;
+            match step {
+                Step::Done(value) => return Ok(value),
+                Step::Map => self.materialise(ino)?,
+                Step::Fetch(cut) => self.ensure(ino, cut)?,
+                Step::Begin => self.begin_empty(ino)?,
+            }
+        }
+    }
+
+    /// Gives an empty file that has none its cache file.
+    fn begin_empty(&self, ino: Ino) -> Result<()> {
+        self.hold(ino, |held| {
+            if !matches!(held.here, Here::Away) || held.size > 0 {
+                return Ok(());
+            }
+            let file = held.file()?;
+            file.set_len(0)
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            held.begin_whole()
+        })
+    }
+
+    /// Changes a node's attributes. May wait if the size cuts a piece that is away.
+    ///
+    /// # Errors
+    /// If the node is gone, or what is cut cannot be had.
+    pub fn set_attr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
+        if let Some(size) = set.size {
+            self.set_size(ino, size, false)?;
+        }
+        let is_file = self.attr(ino)?.kind == Kind::File;
+        if is_file && self.live.is_in_use(ino) {
+            self.hold(ino, |held| {
+                held.observe()?;
+                held.flush_pending()?;
+                self.write_attr(ino, set)?;
+                held.refresh_seen()
+            })?;
+        } else {
+            self.write_attr(ino, set)?;
+        }
+        self.attr(ino)
+    }
+
+    /// Whether [`Volume::set_attr`] may wait for a store or for the disk.
+    pub fn set_attr_blocks(&self, _ino: Ino, set: &SetAttr) -> bool {
+        set.size.is_some()
+    }
+
+    fn write_attr(&self, ino: Ino, set: &SetAttr) -> Result<()> {
+        let now = node::now();
+        let time = |set: Option<TimeSet>| set.map(|set| set.resolve(now).0);
+        let only_atime = *set
+            == SetAttr {
+                atime: set.atime,
+                ..SetAttr::default()
+            };
+        self.db.write(|tx| {
+            let changed = tx
+                .prepare_cached(
+                    "UPDATE nodes SET mode = coalesce(?2, mode), uid = coalesce(?3, uid),
+                            gid = coalesce(?4, gid), atime = coalesce(?5, atime),
+                            mtime = coalesce(?6, mtime), ctime = ?7
+                     WHERE ino = ?1",
+                )?
+                .execute((
+                    ino as i64,
+                    set.mode.map(|mode| mode & 0o7777),
+                    set.uid,
+                    set.gid,
+                    time(set.atime),
+                    time(set.mtime),
+                    set.ctime.unwrap_or(now).0,
+                ))?;
+            if changed == 0 {
+                return Err(VolumeError::NoEntry);
+            }
+            if only_atime {
+                return Ok(());
+            }
+            self.mark_changed(tx, ino)
+        })
+    }
+
+    fn set_size(&self, ino: Ino, size: u64, touch: bool) -> Result<()> {
+        if size > SIZE_MAX {
+            return Err(VolumeError::TooLarge("the file"));
+        }
+        loop {
+            let step = self.hold(ino, |held| {
+                held.observe()?;
+                match &held.here {
+                    Here::Away if size == 0 => return Ok(Step::Begin),
+                    Here::Away => return Ok(Step::Map),
+                    Here::Part { map, .. } if size > 0 && size < held.size => {
+                        if let Some(cut) = piece_cut_at(map, size) {
+                            return Ok(Step::Fetch(cut));
+                        }
+                    }
+                    Here::Part { .. } | Here::Whole => {}
+                }
+                self.resize_held(held, size, touch).map(Step::Done)
+            })?;
+            match step {
+                Step::Done(()) => return Ok(()),
+                Step::Map => self.materialise(ino)?,
+                Step::Fetch(cut) => self.ensure(ino, cut)?,
+                Step::Begin => self.begin_truncated(ino)?,
+            }
+        }
+    }
+
+    /// Makes a file that is away an empty one that is here.
+    fn begin_truncated(&self, ino: Ino) -> Result<()> {
+        self.hold(ino, |held| {
+            if !matches!(held.here, Here::Away) {
+                return Ok(());
+            }
+            let file = held.file()?;
+            file.set_len(0)
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            let changed = held.size > 0;
+            held.begin_whole()?;
+            if changed {
+                held.mark_dirty()?;
+                self.note_write(held, 0);
+            }
+            Ok(())
+        })
+    }
+
+    fn resize_held(&self, held: &mut Held<'_>, size: u64, touch: bool) -> Result<()> {
+        let before = held.size;
+        if size != before {
+            held.mark_dirty()?;
+            held.sync_fills()?;
+            match size < before {
+                true => held.change_map(&(size..before), |map| cut(map, size))?,
+                false => held.change_map(&(before..size), |map| {
+                    make_local(map, before, &(before..size));
+                })?,
+            }
+            let file = held.file()?;
+            file.set_len(size)
+                .map_err(|error| VolumeError::io("the cache", error))?;
+            self.note_write(held, size);
+        } else if touch {
+            held.note_times(node::now());
+        }
+        held.flush_pending()?;
+        held.refresh_seen()
+    }
+
+    /// Allocates, zeroes, or punches a hole, as fallocate(2) does with these flags.
+    ///
+    /// # Errors
+    /// [`VolumeError::Unsupported`] for flags that move content.
+    pub fn fallocate(&self, ino: Ino, mode: i32, off: u64, len: u64) -> Result<()> {
+        let flags = FallocateFlags::from_bits_retain(mode as u32);
+        let known =
+            FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
+        if !known.contains(flags) {
+            return Err(VolumeError::Unsupported("moving content by fallocate"));
+        }
+        if len == 0 {
+            return Err(VolumeError::Invalid("the length is zero"));
+        }
+        let asked = self.range_to_write(off, len)?;
+        let keeps_size = flags.contains(FallocateFlags::KEEP_SIZE);
+        if flags.is_empty() || flags == FallocateFlags::KEEP_SIZE {
+            self.throttle_write(len)?;
+        }
+        let size = self.hold(ino, |held| {
+            held.observe()?;
+            Ok(held.size)
+        })?;
+        let changed = if keeps_size {
+            asked.start.min(size)..asked.end.min(size)
+        } else {
+            asked.clone()
+        };
+        self.edit(ino, &changed, |held| {
+            let file = held.file()?;
+            rustix::fs::fallocate(&file, flags, off, len)
+                .map_err(|error| VolumeError::io("the cache", error.into()))?;
+            let size = if keeps_size {
+                held.size
+            } else {
+                held.size.max(asked.end)
+            };
+            self.note_write(held, size);
+            held.refresh_seen()
+        })
+    }
+
+    /// The next data or hole at or behind `off`.
+    ///
+    /// # Errors
+    /// [`VolumeError::Io`] with ENXIO if there is none.
+    pub fn seek(&self, ino: Ino, off: u64, kind: SeekKind) -> Result<u64> {
+        let none = || VolumeError::io("seek", std::io::Error::from_raw_os_error(libc::ENXIO));
+        loop {
+            let found = self.hold(ino, |held| {
+                held.observe()?;
+                if off >= held.size {
+                    return Err(none());
+                }
+                let file = match &held.here {
+                    Here::Away => return Ok(None),
+                    Here::Whole | Here::Part { .. } => held.file()?,
+                };
+                match &held.here {
+                    Here::Part { map, .. } => {
+                        seek_in_map(map, &file, off, held.size, kind).map(Some)
+                    }
+                    Here::Whole | Here::Away => seek_in_file(&file, off, kind).map(Some),
+                }
+            })?;
+            match found {
+                Some(Some(at)) => return Ok(at),
+                Some(None) => return Err(none()),
+                None => self.materialise(ino)?,
+            }
+        }
+    }
+
+    /// Copies a range between files. Chunks that are stored and away are shared, not
+    /// fetched. Bytes copied: fewer than asked for only at the end of the source.
+    ///
+    /// # Errors
+    /// If a range overlaps itself, or what is cut cannot be had.
+    pub fn copy_range(
+        &self,
+        source: Ino,
+        source_off: u64,
+        target: Ino,
+        target_off: u64,
+        len: u64,
+    ) -> Result<u64> {
+        let size = self.hold(source, |held| {
+            held.observe()?;
+            Ok(held.size)
+        })?;
+        let len = len.min(size.saturating_sub(source_off));
+        if source == target && source_off.abs_diff(target_off) < len {
+            return Err(VolumeError::Invalid("the ranges overlap"));
+        }
+        self.range_to_write(target_off, len)?;
+        let mut done = 0;
+        while done < len {
+            let (from, to) = (source_off + done, target_off + done);
+            let left = len - done;
+            let pieces = self.away_pieces(source, from, left)?;
+            let shared = match source != target && !pieces.is_empty() {
+                true => self.share(&pieces, target, to)?,
+                false => 0,
+            };
+            done += match shared {
+                0 => self.copy_bytes(source, from, target, to, left.min(COPY_BYTES))?,
+                shared => shared,
+            };
+        }
+        Ok(done)
+    }
+
+    fn copy_bytes(&self, source: Ino, from: u64, target: Ino, to: u64, len: u64) -> Result<u64> {
+        let mut buf = vec![0; len as usize];
+        let read = self.read(source, from, &mut buf)?;
+        if read == 0 {
+            return Err(VolumeError::Invalid("the source became shorter"));
+        }
+        let mut written = 0;
+        while written < read {
+            written += self.write(target, to + written as u64, &buf[written..read])?;
+        }
+        Ok(read as u64)
+    }
+
+    /// The absent pieces that start at `from` and end within `len`, without gap.
+    fn away_pieces(&self, ino: Ino, from: u64, len: u64) -> Result<Vec<(u64, Piece)>> {
+        if self.hold(ino, |held| {
+            Ok(matches!(held.here, Here::Away) && held.size > 0)
+        })? {
+            self.materialise(ino)?;
+        }
+        self.hold(ino, |held| {
+            let Here::Part { map, .. } = &held.here else {
+                return Ok(Vec::new());
+            };
+            let mut pieces = Vec::new();
+            let mut at = from;
+            while let Some(&(piece_len, piece)) = map.get(&at)
+                && !piece.is_here()
+                && at + piece_len <= from + len
+            {
+                pieces.push((piece_len, piece));
+                at += piece_len;
+            }
+            Ok(pieces)
+        })
+    }
+
+    /// Makes `pieces` of another file, all stored and away, a part of `target` at `to`.
+    /// Bytes shared: 0 if somebody reads the target's cache file directly, who would see
+    /// zeros.
+    fn share(&self, pieces: &[(u64, Piece)], target: Ino, to: u64) -> Result<u64> {
+        let total: u64 = pieces.iter().map(|(len, _)| len).sum();
+        let range = to..to + total;
+        self.edit(target, &range, |held| {
+            if held.direct > 0 {
+                return Ok(0);
+            }
+            held.begin_map(range.start);
+            held.change_map(&range, |map| put_pieces(map, &range, pieces))?;
+            // The map first: were it lost, zeros would be taken for the content.
+            let size = held.size.max(range.end);
+            held.file()?
+                .set_len(size)
+                .map_err(|error| VolumeError::io("the cache", error))?;
+            self.note_write(held, size);
+            held.refresh_seen()?;
+            Ok(total)
+        })
+    }
+
+    /// Makes the file's bytes, and all that was done to the tree before, survive a power
+    /// cut.
+    ///
+    /// # Errors
+    /// If the disk fails: then nothing is promised.
+    pub fn fsync(&self, ino: Ino, _data_only: bool) -> Result<()> {
+        let synced = self.hold(ino, |held| {
+            held.observe()?;
+            held.flush_pending()?;
+            let file = match held.here {
+                Here::Away => None,
+                Here::Part { .. } | Here::Whole => Some(held.file()?),
+            };
+            Ok((file, held.writes, held.entry_synced))
+        });
+        match synced {
+            Ok((Some(file), writes, entry_synced)) => {
+                file.sync_all()
+                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+                if !entry_synced {
+                    self.cache.sync_entry(ino)?;
+                }
+                self.hold(ino, |held| {
+                    held.entry_synced = true;
+                    if held.writes == writes {
+                        held.unsynced = false;
+                    }
+                    Ok(())
+                })?;
+            }
+            Ok((None, ..)) | Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {}
+            Err(error) => return Err(error),
+        }
+        self.db.write_synced(|_| Ok(()))
+    }
+
+    /// Makes all that was done to the tree survive a power cut.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn fsync_dir(&self, _ino: Ino) -> Result<()> {
+        self.db.write_synced(|_| Ok(()))
+    }
+
+    /// A program closed one of its descriptors: notes sizes and times.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn flush(&self, ino: Ino) -> Result<()> {
+        self.hold(ino, |held| {
+            held.observe()?;
+            held.flush_pending()
+        })
+    }
+
+    /// Makes everything that was done survive a power cut.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn sync_all(&self) -> Result<()> {
+        self.flush_lives();
+        self.cache.sync_all()?;
+        self.db.write_synced(|_| Ok(()))
+    }
+
+    /// Before a file takes another's place: syncs its data, if it was not.
+    pub(crate) fn sync_before_replace(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Result<()> {
+        let Some(from) = self.lookup(parent, name)? else {
+            return Ok(());
+        };
+        if from.kind != Kind::File || self.lookup(new_parent, new_name)?.is_none() {
+            return Ok(());
+        }
+        let unsynced = self.hold(from.ino, |held| {
+            held.observe()?;
+            match held.dirty && held.unsynced {
+                true => held.file().map(Some),
+                false => Ok(None),
+            }
+        })?;
+        match unsynced {
+            Some(file) => file
+                .sync_data()
+                .map_err(|error| VolumeError::io(self.cache.path(from.ino), error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What an edit needs next.
+enum Step<T> {
+    Done(T),
+    /// The working map.
+    Map,
+    /// These bytes.
+    Fetch(Range<u64>),
+    /// A cache file for a file without content.
+    Begin,
+}
+
+/// The first absent piece that a change of `range` only cuts.
+fn first_cut(map: &crate::live::Map, range: &Range<u64>, size: u64) -> Option<Range<u64>> {
+    let end = range.end.min(size);
+    pieces_in(map, &(range.start..end))
+        .find(|(off, len, piece)| !piece.is_here() && (*off < range.start || off + len > range.end))
+        .map(|(off, len, _)| off..off + len)
+}
+
+/// The absent piece that a cut at `size` would divide.
+fn piece_cut_at(map: &crate::live::Map, size: u64) -> Option<Range<u64>> {
+    pieces_in(map, &(size - 1..size + 1))
+        .find(|(off, len, piece)| !piece.is_here() && *off < size && off + len > size)
+        .map(|(off, len, _)| off..off + len)
+}
+
+/// Puts `pieces` in the place of `range`, all of which is local.
+fn put_pieces(map: &mut crate::live::Map, range: &Range<u64>, pieces: &[(u64, Piece)]) {
+    let touched: Vec<_> = pieces_in(map, range).collect();
+    for (off, len, piece) in touched {
+        map.remove(&off);
+        if off < range.start {
+            map.insert(off, (range.start - off, piece));
+        }
+        if off + len > range.end {
+            map.insert(range.end, (off + len - range.end, piece));
+        }
+    }
+    let mut at = range.start;
+    for &(len, piece) in pieces {
+        map.insert(at, (len, piece));
+        at += len;
+    }
+}
+
+fn seek_in_map(
+    map: &crate::live::Map,
+    file: &File,
+    off: u64,
+    size: u64,
+    kind: SeekKind,
+) -> Result<Option<u64>> {
+    for (start, len, piece) in pieces_in(map, &(off..size)) {
+        let from = start.max(off);
+        let found = match (piece, kind) {
+            (Piece::Hole, SeekKind::Hole) | (Piece::Stored { .. }, SeekKind::Data) => Some(from),
+            (Piece::Hole, SeekKind::Data) | (Piece::Stored { .. }, SeekKind::Hole) => None,
+            (Piece::Local, _) => seek_in_file(file, from, kind)?.filter(|at| *at < start + len),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok((kind == SeekKind::Hole).then_some(size))
+}
+
+fn seek_in_file(file: &File, off: u64, kind: SeekKind) -> Result<Option<u64>> {
+    let whence = match kind {
+        SeekKind::Data => SeekFrom::Data(off),
+        SeekKind::Hole => SeekFrom::Hole(off),
+    };
+    match rustix::fs::seek(file, whence) {
+        Ok(at) => Ok(Some(at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(VolumeError::io("the cache", error.into())),
+    }
+}
+
+fn read_full(file: &File, off: u64, buf: &mut [u8]) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], off + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

@@ -1,0 +1,1724 @@
+//! Nodes in use, and the lock under which a file's content changes state.
+//!
+//! A file's content is here whole, in part, or not at all; and it is clean or dirty:
+//!
+//! ```text
+//!   away --fetch--> part --fetch--> whole      clean: `nodes.content` says all of it,
+//!     ^               |               |               and its chunks are stored
+//!     +----- drop ----+----- drop ----+        dirty: the cache file holds bytes that
+//!                                                     `nodes.content` does not
+//!   clean --first write (durable)--> dirty --settle--> clean
+//! ```
+//!
+//! Only [`Volume::drop_content`] takes content away, and only clean content that an
+//! acknowledged head reaches. Each step holds the node's lock, and each settle compares
+//! the generation and the file's fingerprint with what was read.
+//!
+//! Sizes and times of a file that is being written are kept here (`pending`) and go to
+//! the database when it is closed, synced, settled, or after a moment.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder_format::Verified;
+use larder_model::{ChunkId, Content, Extent, Kind, Time};
+use larder_plan::settle::{Due, SettleRules};
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use crate::cache::allocated;
+use crate::node::{self, Attr};
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// Nodes that stay in memory, with their cache file open, while nobody uses them.
+const IDLE_KEPT: usize = 384;
+
+/// What a piece of a file's working map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes that only the cache file holds.
+    Local,
+    /// Zeros.
+    Hole,
+    /// The whole of a stored chunk.
+    Stored {
+        /// The chunk.
+        chunk: ChunkId,
+        /// Whether its bytes are in the cache file.
+        present: bool,
+    },
+}
+
+/// A piece of a file's working map, with its place in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkingExtent {
+    /// Where it starts, in bytes.
+    pub off: u64,
+    /// How long it is, in bytes; never 0.
+    pub len: u64,
+    /// What it is.
+    pub piece: Piece,
+}
+
+/// A stored chunk that is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// Where it starts in the file, in bytes.
+    pub off: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+    /// The chunk.
+    pub chunk: ChunkId,
+}
+
+/// A dirty file that is being stored: what it was when its bytes were synced.
+#[derive(Debug)]
+pub struct Settling {
+    /// The file.
+    pub ino: Ino,
+    /// Its generation.
+    pub generation: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The cache file, for as long as it is read.
+    pub file: Option<Arc<File>>,
+    /// Whether someone has it open for writing.
+    pub open: bool,
+    /// What it is made of; one local piece if nothing is known of it.
+    pub extents: Vec<WorkingExtent>,
+    fingerprint: Fingerprint,
+    writes: u64,
+}
+
+/// Which bytes of a file were stored: as long as it is the same, they are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    fingerprint: Fingerprint,
+    writes: u64,
+}
+
+impl Settling {
+    /// Which bytes these are.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp {
+            fingerprint: self.fingerprint,
+            writes: self.writes,
+        }
+    }
+}
+
+/// What became of a settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The content is recorded, and the file is clean.
+    Clean,
+    /// The content is recorded, but the file is open for writing and stays dirty.
+    StillOpen,
+    /// The file changed in the meantime: nothing was recorded.
+    ChangedMeanwhile,
+    /// The file is gone.
+    Gone,
+}
+
+/// What became of a drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dropped {
+    /// So many bytes were freed.
+    Freed(u64),
+    /// Nothing was dropped, for this reason.
+    Kept(KeptReason),
+}
+
+/// Why content was not dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptReason {
+    /// There is nothing of it here.
+    NotHere,
+    /// It has changes that are not stored yet.
+    Dirty,
+    /// It is stored, but no acknowledged head reaches it yet.
+    NotCommitted,
+    /// A program has it open.
+    Open,
+    /// It, or a directory above it, is pinned.
+    Pinned,
+    /// A rule keeps it local.
+    Local,
+    /// It is no regular file.
+    NotAFile,
+}
+
+impl KeptReason {
+    /// The reason in the user's words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NotHere => "nothing of it is here",
+            Self::Dirty => "it has changes that are not stored yet",
+            Self::NotCommitted => "no stored commit holds it yet",
+            Self::Open => "a program has it open",
+            Self::Pinned => "it is pinned",
+            Self::Local => "a rule keeps it local",
+            Self::NotAFile => "it is not a regular file",
+        }
+    }
+}
+
+/// What tells that a cache file's bytes changed: size, mtime and ctime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    pub(crate) size: u64,
+    pub(crate) mtime: Time,
+    ctime: Time,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
+        let nanos = |secs: i64, nanos: i64| Time(secs.saturating_mul(1_000_000_000) + nanos);
+        Self {
+            size: meta.len(),
+            mtime: nanos(meta.mtime(), meta.mtime_nsec()),
+            ctime: nanos(meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}
+
+/// How much of the content is here.
+#[derive(Debug)]
+pub(crate) enum Here {
+    /// Nothing.
+    Away,
+    /// What the map says, `absent` of its pieces not here; it is in the database only once
+    /// `stored`.
+    Part {
+        map: Map,
+        absent: usize,
+        stored: bool,
+    },
+    /// Every byte.
+    Whole,
+}
+
+impl Here {
+    pub(crate) fn part(map: Map, stored: bool) -> Self {
+        let absent = map.values().filter(|(_, piece)| !piece.is_here()).count();
+        Self::Part {
+            map,
+            absent,
+            stored,
+        }
+    }
+}
+
+/// The working map: pieces by offset, from 0 to the size, without gap or overlap.
+pub(crate) type Map = BTreeMap<u64, (u64, Piece)>;
+
+/// What is known of a file in use; only touched under its node's lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) opens: u32,
+    pub(crate) writers: u32,
+    pub(crate) here: Here,
+    pub(crate) dirty: bool,
+    /// Whether a stored version exists that an edit in place would spoil.
+    pub(crate) has_content: bool,
+    pub(crate) generation: u64,
+    pub(crate) size: u64,
+    pub(crate) bytes: u64,
+    /// Times not yet in the database.
+    pub(crate) pending: Option<Pending>,
+    /// Counts changes of content through this process.
+    pub(crate) writes: u64,
+    /// Whether bytes were written since the last sync.
+    pub(crate) unsynced: bool,
+    /// Whether fetched bytes may not have reached the disk.
+    pub(crate) filled: bool,
+    /// The cache file as it was when last looked at.
+    pub(crate) seen: Option<Fingerprint>,
+    /// How many handles have the cache file itself.
+    pub(crate) direct: u32,
+    /// Whether the cache file's name survives a power cut.
+    pub(crate) entry_synced: bool,
+    file: Option<Arc<File>>,
+    gone: bool,
+}
+
+/// Times of the last change, and the size with them, that the database does not have yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pending {
+    pub(crate) mtime: Time,
+    pub(crate) ctime: Time,
+}
+
+/// A file in use.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) ino: Ino,
+    state: Mutex<Option<State>>,
+    used: AtomicU64,
+}
+
+/// All files in use, the unlinked ones, and the dirty ones.
+#[derive(Debug)]
+pub(crate) struct Lives {
+    table: Mutex<HashMap<Ino, Arc<Live>>>,
+    orphans: Mutex<HashSet<Ino>>,
+    dirty: Mutex<DirtyFiles>,
+    started: Instant,
+    uses: AtomicU64,
+    dirty_bytes: AtomicU64,
+    here_bytes: AtomicU64,
+    pub(crate) fill_epoch: AtomicU64,
+    pub(crate) filled: AtomicU64,
+}
+
+/// Dirty files by the time of their last change.
+#[derive(Debug, Default)]
+struct DirtyFiles {
+    by_ino: HashMap<Ino, DirtyFile>,
+    by_change: BTreeSet<(u64, Ino)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DirtyFile {
+    bytes: u64,
+    since_ms: u64,
+    changed_ms: u64,
+    writers: u32,
+    aside: Option<Aside>,
+}
+
+/// Why a dirty file is not offered to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aside {
+    /// Its chunks are on their way.
+    Storing,
+    /// A rule keeps it local: its bytes wait for nothing, and are not counted.
+    Local,
+}
+
+impl DirtyFile {
+    fn counted(&self) -> u64 {
+        match self.aside {
+            Some(Aside::Local) => 0,
+            Some(Aside::Storing) | None => self.bytes,
+        }
+    }
+}
+
+impl DirtyFiles {
+    /// Replaces what is known of a file. Answers the bytes that counted before and count now.
+    fn replace(&mut self, ino: Ino, file: Option<DirtyFile>) -> (u64, u64) {
+        let before = self.by_ino.remove(&ino);
+        if let Some(before) = before {
+            self.by_change.remove(&(before.changed_ms, ino));
+        }
+        if let Some(file) = file {
+            self.by_ino.insert(ino, file);
+            if file.aside.is_none() {
+                self.by_change.insert((file.changed_ms, ino));
+            }
+        }
+        let counted = |file: Option<DirtyFile>| file.map_or(0, |file| file.counted());
+        (counted(before), counted(file))
+    }
+}
+
+impl Lives {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: Mutex::default(),
+            orphans: Mutex::default(),
+            dirty: Mutex::default(),
+            started: Instant::now(),
+            uses: AtomicU64::new(0),
+            dirty_bytes: AtomicU64::new(0),
+            here_bytes: AtomicU64::new(0),
+            fill_epoch: AtomicU64::new(1),
+            filled: AtomicU64::new(0),
+        }
+    }
+
+    /// Reads what the database knows of dirty and cached files.
+    pub(crate) fn load(&self, connection: &Connection) -> Result<()> {
+        let here: i64 =
+            connection.query_row("SELECT coalesce(sum(bytes), 0) FROM cached", [], |row| {
+                row.get(0)
+            })?;
+        self.here_bytes.store(here as u64, Ordering::Relaxed);
+        let mut statement = connection.prepare(
+            "SELECT c.ino, n.size FROM cached c JOIN nodes n ON n.ino = c.ino
+             WHERE c.dirty = 1 AND n.nlink > 0",
+        )?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
+        })?;
+        for row in rows {
+            let (ino, size) = row?;
+            self.note_dirty(ino, size, 0);
+        }
+        let mut statement = connection.prepare("SELECT ino FROM orphans")?;
+        let epoch = crate::db::meta_u64(connection, "synced_epoch")?;
+        self.fill_epoch.store(epoch + 1, Ordering::SeqCst);
+        let orphans = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?;
+        let mut known = self.orphans.lock();
+        for ino in orphans {
+            known.insert(ino?);
+        }
+        Ok(())
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Notes a change of a dirty file.
+    pub(crate) fn note_dirty(&self, ino: Ino, bytes: u64, writers: u32) {
+        let now = self.now_ms();
+        let mut dirty = self.dirty.lock();
+        let before = dirty.by_ino.get(&ino).copied();
+        if before.is_some_and(|before| {
+            before.changed_ms == now && before.bytes == bytes && before.writers == writers
+        }) {
+            return;
+        }
+        let file = DirtyFile {
+            bytes,
+            since_ms: before.map_or(now, |before| before.since_ms),
+            changed_ms: now,
+            writers,
+            aside: before.and_then(|before| before.aside),
+        };
+        let counted = dirty.replace(ino, Some(file));
+        self.count_dirty(counted);
+    }
+
+    fn note_clean(&self, ino: Ino) {
+        let counted = self.dirty.lock().replace(ino, None);
+        self.count_dirty(counted);
+    }
+
+    /// Offers a dirty file to be stored no more (`Some`), or again.
+    pub(crate) fn set_aside(&self, ino: Ino, aside: Option<Aside>) {
+        let mut dirty = self.dirty.lock();
+        if let Some(&file) = dirty.by_ino.get(&ino) {
+            let counted = dirty.replace(ino, Some(DirtyFile { aside, ..file }));
+            self.count_dirty(counted);
+        }
+    }
+
+    /// Offers a file again that rules keep local: it has another name.
+    pub(crate) fn offer_again(&self, ino: Ino) {
+        let mut dirty = self.dirty.lock();
+        if let Some(&file) = dirty.by_ino.get(&ino)
+            && file.aside == Some(Aside::Local)
+        {
+            let counted = dirty.replace(
+                ino,
+                Some(DirtyFile {
+                    aside: None,
+                    ..file
+                }),
+            );
+            self.count_dirty(counted);
+        }
+    }
+
+    /// Offers all files again that rules keep local: the rules changed.
+    pub(crate) fn offer_local_again(&self) {
+        let mut dirty = self.dirty.lock();
+        let local: Vec<_> = dirty
+            .by_ino
+            .iter()
+            .filter(|(_, file)| file.aside == Some(Aside::Local))
+            .map(|(&ino, &file)| (ino, file))
+            .collect();
+        for (ino, file) in local {
+            let counted = dirty.replace(
+                ino,
+                Some(DirtyFile {
+                    aside: None,
+                    ..file
+                }),
+            );
+            self.count_dirty(counted);
+        }
+    }
+
+    fn count_dirty(&self, (before, after): (u64, u64)) {
+        self.dirty_bytes.fetch_add(after, Ordering::Relaxed);
+        self.dirty_bytes.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    /// Bytes and number of dirty files that are not kept local.
+    pub(crate) fn dirty_totals(&self) -> (u64, u64) {
+        let dirty = self.dirty.lock();
+        let waits = |file: &&DirtyFile| file.aside != Some(Aside::Local);
+        let files = dirty.by_ino.values().filter(waits).count() as u64;
+        (self.dirty_bytes.load(Ordering::Relaxed), files)
+    }
+
+    /// Bytes of dirty files that are not kept local; no lock.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that cache files take; no lock.
+    pub(crate) fn here_bytes(&self) -> u64 {
+        self.here_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that came here past any node in use.
+    pub(crate) fn count_more(&self, bytes: u64) {
+        self.count_here(0, bytes);
+    }
+
+    fn count_here(&self, before: u64, after: u64) {
+        self.here_bytes.fetch_add(after, Ordering::Relaxed);
+        self.here_bytes.fetch_sub(before, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_orphan(&self, ino: Ino) {
+        self.orphans.lock().insert(ino);
+    }
+
+    pub(crate) fn take_orphan(&self, ino: Ino) -> bool {
+        self.orphans.lock().remove(&ino)
+    }
+
+    pub(crate) fn is_orphan(&self, ino: Ino) -> bool {
+        self.orphans.lock().contains(&ino)
+    }
+
+    pub(crate) fn orphans(&self) -> Vec<Ino> {
+        self.orphans.lock().iter().copied().collect()
+    }
+
+    /// Remembers a file that was just made, so that opening it asks no database.
+    pub(crate) fn note_new_file(&self, ino: Ino) {
+        let live = Live {
+            ino,
+            state: Mutex::new(Some(State {
+                here: Here::Whole,
+                dirty: true,
+                has_content: false,
+                generation: 1,
+                ..State::empty()
+            })),
+            used: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
+        };
+        self.table.lock().insert(ino, Arc::new(live));
+        self.note_dirty(ino, 0, 0);
+    }
+
+    /// Forgets a node that is deleted.
+    pub(crate) fn drop_node(&self, ino: Ino) {
+        let live = self.table.lock().remove(&ino);
+        if let Some(live) = live {
+            let mut state = live.state.lock();
+            if let Some(state) = state.as_mut() {
+                self.count_here(state.bytes, 0);
+                state.gone = true;
+                state.file = None;
+            }
+        }
+        self.note_clean(ino);
+    }
+
+    pub(crate) fn is_in_use(&self, ino: Ino) -> bool {
+        self.table.lock().contains_key(&ino)
+    }
+
+    fn remove_if_same(&self, ino: Ino, live: &Arc<Live>) {
+        let mut table = self.table.lock();
+        if table
+            .get(&ino)
+            .is_some_and(|other| Arc::ptr_eq(other, live))
+        {
+            table.remove(&ino);
+        }
+    }
+
+    fn find(&self, ino: Ino) -> Option<Arc<Live>> {
+        self.table.lock().get(&ino).cloned()
+    }
+
+    pub(crate) fn in_use(&self) -> Vec<Ino> {
+        self.table.lock().keys().copied().collect()
+    }
+}
+
+impl State {
+    fn empty() -> Self {
+        Self {
+            opens: 0,
+            writers: 0,
+            here: Here::Away,
+            dirty: false,
+            has_content: false,
+            generation: 0,
+            size: 0,
+            bytes: 0,
+            pending: None,
+            writes: 0,
+            unsynced: false,
+            filled: false,
+            seen: None,
+            direct: 0,
+            entry_synced: false,
+            file: None,
+            gone: false,
+        }
+    }
+
+    /// Whether all of `range` can be read from the cache file.
+    pub(crate) fn holds(&self, range: &Range<u64>) -> bool {
+        match &self.here {
+            Here::Whole => true,
+            Here::Away => self.size == 0,
+            Here::Part { map, .. } => pieces_in(map, range).all(|(_, _, piece)| piece.is_here()),
+        }
+    }
+
+    /// Whether all of `range` is local bytes already, so that writing there changes no map.
+    pub(crate) fn is_local(&self, range: &Range<u64>) -> bool {
+        match &self.here {
+            Here::Whole => true,
+            Here::Away => false,
+            Here::Part { map, .. } => {
+                range.end <= self.size
+                    && pieces_in(map, range).all(|(_, _, piece)| piece == Piece::Local)
+            }
+        }
+    }
+
+    pub(crate) fn note_times(&mut self, now: Time) {
+        self.pending = Some(Pending {
+            mtime: now,
+            ctime: now,
+        });
+    }
+}
+
+impl Piece {
+    pub(crate) fn is_here(self) -> bool {
+        !matches!(self, Self::Stored { present: false, .. })
+    }
+}
+
+/// The pieces that overlap `range`, as (offset, length, piece).
+pub(crate) fn pieces_in<'a>(
+    map: &'a Map,
+    range: &Range<u64>,
+) -> impl Iterator<Item = (u64, u64, Piece)> + 'a {
+    let (start, end) = (range.start, range.end);
+    let first = map
+        .range(..=start)
+        .next_back()
+        .map_or(start, |(&off, _)| off);
+    map.range(first..end.max(first))
+        .map(|(&off, &(len, piece))| (off, len, piece))
+        .filter(move |(off, len, _)| off + len > start && *off < end)
+}
+
+/// The working map of a list of pieces, nothing of which is here.
+pub(crate) fn map_of(extents: &[Extent]) -> Map {
+    let mut map = Map::new();
+    let mut off = 0;
+    for extent in extents {
+        let piece = match *extent {
+            Extent::Hole { .. } => Piece::Hole,
+            Extent::Chunk { id, .. } => Piece::Stored {
+                chunk: id,
+                present: false,
+            },
+        };
+        if !extent.is_empty() {
+            map.insert(off, (extent.len(), piece));
+            off += extent.len();
+        }
+    }
+    map
+}
+
+/// Makes `range` local in the map, growing it if `range` ends behind `size`. A piece that
+/// the range cuts becomes local as a whole: its bytes must be here. Says whether anything
+/// changed.
+pub(crate) fn make_local(map: &mut Map, size: u64, range: &Range<u64>) -> bool {
+    if range.end > size {
+        map.insert(size, (range.end - size, Piece::Local));
+    }
+    let touched: Vec<_> = pieces_in(map, range).collect();
+    let changed = range.end > size || touched.iter().any(|(.., piece)| *piece != Piece::Local);
+    if !changed {
+        return false;
+    }
+    let (mut start, mut end) = match (touched.first(), touched.last()) {
+        (Some(first), Some(last)) => (first.0, last.0 + last.1),
+        _ => return false,
+    };
+    for (off, ..) in touched {
+        map.remove(&off);
+    }
+    if let Some((&off, &(len, Piece::Local))) = map.range(..start).next_back()
+        && off + len == start
+    {
+        map.remove(&off);
+        start = off;
+    }
+    if let Some(&(len, Piece::Local)) = map.get(&end) {
+        map.remove(&end);
+        end += len;
+    }
+    map.insert(start, (end - start, Piece::Local));
+    true
+}
+
+/// Cuts the map at `size`; a piece that is cut becomes local.
+pub(crate) fn cut(map: &mut Map, size: u64) {
+    map.split_off(&size);
+    if let Some((&off, &(len, piece))) = map.iter().next_back()
+        && off + len > size
+    {
+        let piece = match piece {
+            Piece::Hole => Piece::Hole,
+            Piece::Local | Piece::Stored { .. } => Piece::Local,
+        };
+        map.insert(off, (size - off, piece));
+    }
+}
+
+/// A node's lock, held, with what is known of the file.
+pub(crate) struct Held<'a> {
+    volume: &'a Volume,
+    pub(crate) ino: Ino,
+    state: MutexGuard<'a, Option<State>>,
+}
+
+impl std::ops::Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        match self.state.as_ref() {
+            Some(state) => state,
+            // `Volume::hold` fills the state before it hands out a `Held`.
+            None => unreachable!("a held node has a state"),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        match self.state.as_mut() {
+            Some(state) => state,
+            None => unreachable!("a held node has a state"),
+        }
+    }
+}
+
+impl Held<'_> {
+    /// The cache file, open to read and write.
+    pub(crate) fn file(&mut self) -> Result<Arc<File>> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.volume.cache.open_or_make(self.ino)?);
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Looks at the cache file: writes that went past this process (passthrough, mmap)
+    /// show in its size and times.
+    pub(crate) fn observe(&mut self) -> Result<()> {
+        if !self.dirty || !matches!(self.here, Here::Whole) {
+            return Ok(());
+        }
+        let Some(file) = self.file.clone() else {
+            return Ok(());
+        };
+        let meta = file
+            .metadata()
+            .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))?;
+        let now = Fingerprint::of(&meta);
+        let changed = self
+            .seen
+            .is_none_or(|seen| seen.mtime != now.mtime || seen.size != now.size);
+        if changed && self.seen.is_some() {
+            self.note_times(now.mtime);
+            self.writes += 1;
+            self.unsynced = true;
+            let (ino, writers) = (self.ino, self.writers);
+            self.volume.live.note_dirty(ino, now.size, writers);
+        }
+        self.size = now.size;
+        self.seen = Some(now);
+        Ok(())
+    }
+
+    /// Takes the cache file as it is now for known, so that a time that is set by hand
+    /// stays.
+    pub(crate) fn refresh_seen(&mut self) -> Result<()> {
+        if let Some(file) = self.file.clone() {
+            let meta = file
+                .metadata()
+                .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))?;
+            self.seen = Some(Fingerprint::of(&meta));
+        }
+        Ok(())
+    }
+
+    /// Marks the file dirty before its first change. Durable, if a stored version exists
+    /// whose bytes are about to be overwritten in place.
+    pub(crate) fn mark_dirty(&mut self) -> Result<()> {
+        if self.dirty {
+            return Ok(());
+        }
+        let (ino, generation) = (self.ino, self.generation + 1);
+        let change = |tx: &Transaction<'_>| {
+            tx.prepare_cached(
+                "UPDATE cached SET dirty = 1, generation = ?2, since = ?3 WHERE ino = ?1",
+            )?
+            .execute((ino as i64, generation as i64, node::now().0))?;
+            Ok(())
+        };
+        if self.has_content {
+            self.sync_fills()?;
+            self.volume.db.write_synced(change)?;
+        } else {
+            self.volume.db.write(change)?;
+        }
+        self.generation = generation;
+        self.dirty = true;
+        let (size, writers) = (self.size, self.writers);
+        self.volume.live.note_dirty(ino, size, writers);
+        self.refresh_seen()
+    }
+
+    /// Makes fetched bytes survive a power cut, before they count as the user's own: zeros
+    /// in their place would be taken for a change.
+    pub(crate) fn sync_fills(&mut self) -> Result<()> {
+        if self.filled && !matches!(self.here, Here::Away) {
+            self.file()?
+                .sync_data()
+                .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))?;
+            self.filled = false;
+        }
+        Ok(())
+    }
+
+    /// Writes sizes and times that only memory has to the database.
+    pub(crate) fn flush_pending(&mut self) -> Result<()> {
+        let Some(pending) = self.pending else {
+            return Ok(());
+        };
+        let (ino, size) = (self.ino, self.size);
+        let bytes = match &self.file {
+            Some(file) => allocated(
+                &file
+                    .metadata()
+                    .map_err(|error| VolumeError::io(self.volume.cache.path(ino), error))?,
+            ),
+            None => self.bytes,
+        };
+        let whole = matches!(self.here, Here::Whole);
+        self.volume.db.write(|tx| {
+            tx.prepare_cached(
+                "UPDATE nodes SET size = ?2, mtime = ?3, ctime = max(ctime, ?4),
+                        alloc = iif(?6, ?5, alloc)
+                 WHERE ino = ?1",
+            )?
+            .execute((
+                ino as i64,
+                size as i64,
+                pending.mtime.0,
+                pending.ctime.0,
+                bytes as i64,
+                whole,
+            ))?;
+            tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
+                .execute((ino as i64, bytes as i64))?;
+            Ok(())
+        })?;
+        self.volume.live.count_here(self.bytes, bytes);
+        self.bytes = bytes;
+        self.pending = None;
+        Ok(())
+    }
+
+    /// Writes the working map to the database as it is: replaces all rows of the file.
+    pub(crate) fn store_map(&mut self, tx: &Transaction<'_>) -> Result<()> {
+        let ino = self.ino as i64;
+        tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
+            .execute([ino])?;
+        if let Here::Part { map, .. } = &self.here {
+            for (&off, &(len, piece)) in map {
+                insert_piece(tx, ino, off, len, piece)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that is whole from now on: one that was away and is empty now.
+    pub(crate) fn begin_whole(&mut self) -> Result<()> {
+        let (ino, dirty, generation) = (self.ino as i64, self.dirty, self.generation);
+        let epoch = self.volume.live.fill_epoch.load(Ordering::SeqCst);
+        self.volume
+            .db
+            .write(|tx| upsert_cached(tx, ino, true, dirty, generation, epoch))?;
+        self.size = 0;
+        self.here = Here::Whole;
+        self.refresh_seen()
+    }
+
+    /// Gives a whole file a working map, all local and at least `size` long; the database
+    /// has it with the next change.
+    pub(crate) fn begin_map(&mut self, size: u64) {
+        if matches!(self.here, Here::Whole) {
+            let len = self.size.max(size);
+            let map = match len {
+                0 => Map::new(),
+                len => Map::from([(0, (len, Piece::Local))]),
+            };
+            self.here = Here::part(map, false);
+        }
+    }
+
+    /// Changes the working map in and next to `range` by `change`, and the database with
+    /// it. A map that says that every byte is here goes: the file is whole.
+    pub(crate) fn change_map(
+        &mut self,
+        range: &Range<u64>,
+        change: impl FnOnce(&mut Map),
+    ) -> Result<()> {
+        let (ino, generation, dirty) = (self.ino as i64, self.generation, self.dirty);
+        let db = &self.volume.db;
+        let epoch = self.volume.live.fill_epoch.load(Ordering::SeqCst);
+        let Some(state) = self.state.as_mut() else {
+            return Ok(());
+        };
+        let Here::Part {
+            map,
+            absent,
+            stored,
+        } = &mut state.here
+        else {
+            return Ok(());
+        };
+        let region = around(map, range);
+        let before: Vec<_> = entries(map, &region);
+        change(map);
+        let after: Vec<_> = entries(map, &region);
+        let left = *absent + count_absent(&after) - count_absent(&before);
+        let written = db.write(|tx| {
+            upsert_cached(tx, ino, left == 0, dirty, generation, epoch)?;
+            if left == 0 {
+                tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
+                    .execute([ino])?;
+            } else if *stored {
+                replace_pieces(tx, ino, &before, &after)?;
+            } else {
+                for (&off, &(len, piece)) in &*map {
+                    insert_piece(tx, ino, off, len, piece)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = written {
+            after.iter().for_each(|(off, _)| {
+                map.remove(off);
+            });
+            map.extend(before);
+            return Err(error);
+        }
+        *absent = left;
+        *stored = true;
+        if left == 0 {
+            state.here = Here::Whole;
+        }
+        Ok(())
+    }
+}
+
+/// `range`, widened by a piece on each side, so that pieces that merge are inside; open to
+/// the right if the range reaches the map's end.
+fn around(map: &Map, range: &Range<u64>) -> Range<u64> {
+    let start = map
+        .range(..=range.start)
+        .rev()
+        .nth(1)
+        .or_else(|| map.iter().next())
+        .map_or(0, |(&off, _)| off);
+    let end = map
+        .range(range.end..)
+        .nth(1)
+        .map_or(u64::MAX, |(&off, _)| off);
+    start..end
+}
+
+fn entries(map: &Map, region: &Range<u64>) -> Vec<(u64, (u64, Piece))> {
+    map.range(region.clone())
+        .map(|(&off, &piece)| (off, piece))
+        .collect()
+}
+
+fn count_absent(pieces: &[(u64, (u64, Piece))]) -> usize {
+    pieces
+        .iter()
+        .filter(|(_, (_, piece))| !piece.is_here())
+        .count()
+}
+
+fn upsert_cached(
+    tx: &Transaction<'_>,
+    ino: i64,
+    whole: bool,
+    dirty: bool,
+    generation: u64,
+    epoch: u64,
+) -> Result<()> {
+    let now = node::now().0;
+    tx.prepare_cached(
+        "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
+         VALUES(?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)
+         ON CONFLICT(ino) DO UPDATE SET whole = excluded.whole, epoch = excluded.epoch",
+    )?
+    .execute((
+        ino,
+        whole,
+        dirty,
+        generation as i64,
+        now,
+        epoch as i64,
+        now / 1_000_000_000,
+    ))?;
+    Ok(())
+}
+
+fn insert_piece(tx: &Transaction<'_>, ino: i64, off: u64, len: u64, piece: Piece) -> Result<()> {
+    let (chunk, present): (Option<&[u8]>, bool) = match &piece {
+        Piece::Local => (None, true),
+        Piece::Hole => (Some(&[]), true),
+        Piece::Stored { chunk, present } => (Some(chunk.as_bytes()), *present),
+    };
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO extents(ino, off, len, chunk, present) VALUES(?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute((ino, off as i64, len as i64, chunk, present))?;
+    Ok(())
+}
+
+fn replace_pieces(
+    tx: &Transaction<'_>,
+    ino: i64,
+    before: &[(u64, (u64, Piece))],
+    after: &[(u64, (u64, Piece))],
+) -> Result<()> {
+    for (off, _) in before.iter().filter(|old| !after.contains(old)) {
+        tx.prepare_cached("DELETE FROM extents WHERE ino = ?1 AND off = ?2")?
+            .execute((ino, *off as i64))?;
+    }
+    for (off, (len, piece)) in after.iter().filter(|new| !before.contains(new)) {
+        insert_piece(tx, ino, *off, *len, *piece)?;
+    }
+    Ok(())
+}
+
+fn load_map(connection: &Connection, ino: Ino) -> Result<Map> {
+    let mut statement =
+        connection.prepare_cached("SELECT off, len, chunk, present FROM extents WHERE ino = ?1")?;
+    let rows = statement.query_map([ino as i64], |row| {
+        let chunk: Option<Vec<u8>> = row.get(2)?;
+        let piece = match chunk {
+            None => Some(Piece::Local),
+            Some(chunk) if chunk.is_empty() => Some(Piece::Hole),
+            Some(chunk) => ChunkId::from_slice(&chunk).map(|chunk| Piece::Stored {
+                chunk,
+                present: row.get(3).unwrap_or(false),
+            }),
+        };
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, piece))
+    })?;
+    let mut map = Map::new();
+    for row in rows {
+        let (off, len, piece) = row?;
+        let piece = piece.ok_or_else(|| {
+            VolumeError::Damaged("the database's map of a file is damaged".to_owned())
+        })?;
+        map.insert(off as u64, (len as u64, piece));
+    }
+    Ok(map)
+}
+
+fn load_state(connection: &Connection, ino: Ino) -> Result<State> {
+    let row = connection
+        .prepare_cached(
+            "SELECT n.kind, n.size, n.content IS NOT NULL, c.whole, c.dirty, c.generation, c.bytes
+             FROM nodes n LEFT JOIN cached c ON c.ino = n.ino WHERE n.ino = ?1",
+        )?
+        .query_row([ino as i64], |row| {
+            Ok((
+                node::kind_of_code(row.get(0)?),
+                row.get::<_, i64>(1)? as u64,
+                row.get::<_, bool>(2)?,
+                row.get::<_, Option<bool>>(3)?,
+                row.get::<_, Option<bool>>(4)?.unwrap_or(false),
+                row.get::<_, Option<i64>>(5)?.unwrap_or(0) as u64,
+                row.get::<_, Option<i64>>(6)?.unwrap_or(0) as u64,
+            ))
+        })
+        .optional()?;
+    let (kind, size, has_content, whole, dirty, generation, bytes) =
+        row.ok_or(VolumeError::NoEntry)?;
+    match kind {
+        Kind::File => {}
+        Kind::Directory => return Err(VolumeError::IsDirectory),
+        _ => return Err(VolumeError::Invalid("it is not a regular file")),
+    }
+    let here = match whole {
+        None => Here::Away,
+        Some(true) => Here::Whole,
+        Some(false) => Here::part(load_map(connection, ino)?, true),
+    };
+    // What was written behind the end may not be in `nodes` yet, but its piece is here.
+    let size = match &here {
+        Here::Part { map, .. } if dirty => map
+            .last_key_value()
+            .map_or(0, |(&off, &(len, _))| off + len),
+        _ => size,
+    };
+    Ok(State {
+        here,
+        dirty,
+        has_content,
+        generation,
+        size,
+        bytes,
+        filled: has_content,
+        ..State::empty()
+    })
+}
+
+impl Volume {
+    /// Takes the node's lock for as long as `act` runs.
+    pub(crate) fn hold<T>(
+        &self,
+        ino: Ino,
+        act: impl FnOnce(&mut Held<'_>) -> Result<T>,
+    ) -> Result<T> {
+        loop {
+            let live = self.live_of(ino);
+            let mut state = live.state.lock();
+            if state.is_none() {
+                match self.load_checked(ino) {
+                    Ok(loaded) => *state = Some(loaded),
+                    Err(error) => {
+                        drop(state);
+                        self.live.table.lock().remove(&ino);
+                        return Err(error);
+                    }
+                }
+            }
+            if state.as_ref().is_some_and(|state| state.gone) {
+                // Let go of to make room, or deleted: look again.
+                drop(state);
+                self.live.remove_if_same(ino, &live);
+                self.db.read(|connection| node::attr(connection, ino))?;
+                continue;
+            }
+            let mut held = Held {
+                volume: self,
+                ino,
+                state,
+            };
+            return act(&mut held);
+        }
+    }
+
+    fn live_of(&self, ino: Ino) -> Arc<Live> {
+        let stamp = self.live.uses.fetch_add(1, Ordering::Relaxed);
+        let mut table = self.live.table.lock();
+        let live = table.entry(ino).or_insert_with(|| {
+            Arc::new(Live {
+                ino,
+                state: Mutex::new(None),
+                used: AtomicU64::new(stamp),
+            })
+        });
+        live.used.store(stamp, Ordering::Relaxed);
+        Arc::clone(live)
+    }
+
+    /// What the database knows of a file, checked against its cache file: a clean file
+    /// whose cache file is not what it must be is away (its bytes are stored), and a dirty
+    /// one has the size that its cache file has.
+    fn load_checked(&self, ino: Ino) -> Result<State> {
+        let mut state = self.db.read(|connection| load_state(connection, ino))?;
+        if matches!(state.here, Here::Away) {
+            return Ok(state);
+        }
+        let file = Arc::new(self.cache.open_or_make(ino)?);
+        let meta = file
+            .metadata()
+            .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+        let now = Fingerprint::of(&meta);
+        if now.size != state.size {
+            match (&state.here, state.dirty) {
+                (_, false) => {
+                    tracing::warn!(
+                        ino,
+                        "a cache file is not what it must be; it is fetched anew"
+                    );
+                    self.db.write(|tx| delete_cached(tx, ino))?;
+                    self.live.count_here(state.bytes, 0);
+                    self.cache.remove(ino)?;
+                    state.bytes = 0;
+                    state.here = Here::Away;
+                    return Ok(state);
+                }
+                (Here::Whole, true) => {
+                    state.size = now.size;
+                    state.note_times(now.mtime);
+                }
+                (_, true) => file
+                    .set_len(state.size)
+                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?,
+            }
+        }
+        state.unsynced = state.dirty;
+        state.seen = Some(now);
+        state.file = Some(file);
+        Ok(state)
+    }
+
+    /// Lets idle nodes go, oldest first, so that no descriptor is held for each node.
+    pub(crate) fn trim_lives(&self) {
+        let idle = {
+            let table = self.live.table.lock();
+            if table.len() <= IDLE_KEPT {
+                return;
+            }
+            let mut idle: Vec<_> = table
+                .values()
+                .filter(|live| Arc::strong_count(live) == 1)
+                .map(|live| (live.used.load(Ordering::Relaxed), Arc::clone(live)))
+                .collect();
+            idle.sort_unstable_by_key(|(used, _)| *used);
+            idle.truncate(table.len().saturating_sub(IDLE_KEPT / 2));
+            idle
+        };
+        for (_, live) in idle {
+            self.let_go(&live);
+        }
+    }
+
+    fn let_go(&self, live: &Arc<Live>) {
+        let Some(state) = live.state.try_lock() else {
+            return;
+        };
+        if state
+            .as_ref()
+            .is_some_and(|state| state.opens > 0 || state.gone)
+        {
+            return;
+        }
+        let mut held = Held {
+            volume: self,
+            ino: live.ino,
+            state,
+        };
+        if held.state.is_some() {
+            if let Err(error) = held.flush_pending() {
+                tracing::warn!(ino = live.ino, %error, "could not note a file's size");
+                return;
+            }
+            held.gone = true;
+            held.file = None;
+        }
+        self.live.remove_if_same(live.ino, live);
+    }
+
+    /// Writes the sizes and times of all files in use to the database.
+    pub(crate) fn flush_lives(&self) {
+        for ino in self.live.in_use() {
+            let flushed = self.hold(ino, |held| {
+                held.observe()?;
+                held.flush_pending()
+            });
+            match flushed {
+                Ok(()) | Err(VolumeError::NoEntry) => {}
+                Err(error) => tracing::warn!(ino, %error, "could not note a file's size"),
+            }
+        }
+    }
+
+    /// The attributes with what only memory knows of them.
+    pub(crate) fn with_live(&self, mut attr: Attr) -> Attr {
+        if attr.kind != Kind::File {
+            return attr;
+        }
+        let Some(live) = self.live.find(attr.ino) else {
+            return attr;
+        };
+        let state = live.state.lock();
+        if state.is_none() {
+            return attr;
+        }
+        let mut held = Held {
+            volume: self,
+            ino: attr.ino,
+            state,
+        };
+        if held.writers > 0
+            && let Err(error) = held.observe()
+        {
+            tracing::warn!(ino = attr.ino, %error, "could not look at a cache file");
+        }
+        attr.size = held.size;
+        if let Some(pending) = held.pending {
+            attr.mtime = pending.mtime;
+            attr.ctime = attr.ctime.max(pending.ctime);
+        }
+        if held.dirty
+            && matches!(held.here, Here::Whole)
+            && let Some(file) = &held.file
+            && let Ok(meta) = file.metadata()
+        {
+            attr.blocks = meta.blocks();
+        }
+        attr
+    }
+
+    /// Gives a file that is away its working map, all absent. Blocks while the pages of a
+    /// long list come from the store.
+    ///
+    /// # Errors
+    /// If the list cannot be had.
+    pub(crate) fn materialise(&self, ino: Ino) -> Result<()> {
+        let content: Option<Option<Vec<u8>>> = self.db.read(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
+                .query_row([ino as i64], |row| row.get(0))
+                .optional()?)
+        })?;
+        let bytes = content.ok_or(VolumeError::NoEntry)?.ok_or_else(|| {
+            VolumeError::Damaged("the database knows no content of a file".to_owned())
+        })?;
+        let content = larder_format::decode_content(&bytes)?;
+        let extents = self.expand(&content)?;
+        self.hold(ino, |held| {
+            if !matches!(held.here, Here::Away) {
+                return Ok(());
+            }
+            let size: u64 = extents.iter().map(Extent::len).sum();
+            if size != held.size {
+                return Err(VolumeError::Damaged(
+                    "a file's list of chunks does not add up to its size".to_owned(),
+                ));
+            }
+            let map = map_of(&extents);
+            let file = held.file()?;
+            file.set_len(0)
+                .and_then(|()| file.set_len(size))
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            held.here = Here::part(map, false);
+            if held.holds(&(0..size)) {
+                held.change_map(&(0..0), |_| ())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The stored chunks in `range` that are not here, in order.
+    ///
+    /// # Errors
+    /// If the file's list cannot be had.
+    pub fn missing(&self, ino: Ino, range: Range<u64>) -> Result<Vec<Missing>> {
+        loop {
+            let found = self.hold(ino, |held| match &held.here {
+                Here::Whole => Ok(Some(Vec::new())),
+                Here::Away if held.size == 0 => Ok(Some(Vec::new())),
+                Here::Away => Ok(None),
+                Here::Part { map, .. } => Ok(Some(
+                    pieces_in(map, &range)
+                        .filter_map(|(off, len, piece)| match piece {
+                            Piece::Stored {
+                                chunk,
+                                present: false,
+                            } => Some(Missing { off, len, chunk }),
+                            _ => None,
+                        })
+                        .collect(),
+                )),
+            })?;
+            match found {
+                Some(missing) => return Ok(missing),
+                None => self.materialise(ino)?,
+            }
+        }
+    }
+
+    /// Puts verified chunks into the cache file and marks them present, each only if the
+    /// working map still wants it there.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn fill(&self, ino: Ino, chunks: &[(Missing, Arc<Verified>)]) -> Result<()> {
+        self.hold(ino, |held| {
+            let Here::Part { map, .. } = &held.here else {
+                return Ok(());
+            };
+            let wanted: Vec<_> = chunks
+                .iter()
+                .filter(|(missing, bytes)| {
+                    let absent = Piece::Stored {
+                        chunk: missing.chunk,
+                        present: false,
+                    };
+                    bytes.id() == missing.chunk
+                        && bytes.len() as u64 == missing.len
+                        && map.get(&missing.off) == Some(&(missing.len, absent))
+                })
+                .collect();
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let file = held.file()?;
+            for (missing, bytes) in &wanted {
+                use std::os::unix::fs::FileExt;
+                file.write_all_at(bytes, missing.off)
+                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            }
+            let start = wanted.iter().map(|(missing, _)| missing.off).min();
+            let end = wanted
+                .iter()
+                .map(|(missing, _)| missing.off + missing.len)
+                .max();
+            held.change_map(&(start.unwrap_or(0)..end.unwrap_or(0)), |map| {
+                for (missing, _) in &wanted {
+                    if let Some((_, Piece::Stored { present, .. })) = map.get_mut(&missing.off) {
+                        *present = true;
+                    }
+                }
+            })?;
+            let more: u64 = wanted.iter().map(|(missing, _)| missing.len).sum();
+            self.live.filled.fetch_add(more, Ordering::Relaxed);
+            let bytes = held.bytes + more;
+            self.db.write(|tx| {
+                tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
+                    .execute((ino as i64, bytes as i64))?;
+                Ok(())
+            })?;
+            self.live.count_here(held.bytes, bytes);
+            held.bytes = bytes;
+            held.filled = true;
+            held.refresh_seen()
+        })
+    }
+
+    /// Dirty files that are to be stored now, and that are not set aside; those that
+    /// changed longest ago first.
+    pub(crate) fn settle_candidates(&self, rules: &SettleRules, max: usize) -> Vec<Ino> {
+        let now = Duration::from_millis(self.live.now_ms());
+        let dirty = self.live.dirty.lock();
+        dirty
+            .by_change
+            .iter()
+            .take_while(|(changed, _)| Duration::from_millis(*changed) + rules.quiet <= now)
+            .filter(|(_, ino)| {
+                dirty.by_ino.get(ino).is_some_and(|file| {
+                    let file = larder_plan::settle::DirtyFile {
+                        size: file.bytes,
+                        dirty_since: Duration::from_millis(file.since_ms),
+                        last_write: Duration::from_millis(file.changed_ms),
+                        open: file.writers > 0,
+                    };
+                    rules.due(now, &file) == Due::Now
+                })
+            })
+            .take(max)
+            .map(|&(_, ino)| ino)
+            .collect()
+    }
+
+    /// All dirty files that are not kept local.
+    pub(crate) fn dirty_files(&self) -> Vec<Ino> {
+        let dirty = self.live.dirty.lock();
+        let waiting = dirty
+            .by_ino
+            .iter()
+            .filter(|(_, file)| file.aside != Some(Aside::Local));
+        waiting.map(|(&ino, _)| ino).collect()
+    }
+
+    /// Syncs a dirty file's bytes and tells what it is made of; `None` if it is not dirty,
+    /// is gone, or is being written at this moment.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn begin_settle(&self, ino: Ino) -> Result<Option<Settling>> {
+        let look = || {
+            if self.live.is_orphan(ino) {
+                return Err(VolumeError::NoEntry);
+            }
+            self.hold(ino, |held| {
+                held.observe()?;
+                held.flush_pending()?;
+                if !held.dirty {
+                    self.live.note_clean(ino);
+                    return Ok(None);
+                }
+                let file = held.file()?;
+                let meta = file
+                    .metadata()
+                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+                let extents = match &held.here {
+                    Here::Part { map, .. } => map
+                        .iter()
+                        .map(|(&off, &(len, piece))| WorkingExtent { off, len, piece })
+                        .collect(),
+                    Here::Whole if held.size > 0 => vec![WorkingExtent {
+                        off: 0,
+                        len: held.size,
+                        piece: Piece::Local,
+                    }],
+                    Here::Whole | Here::Away => Vec::new(),
+                };
+                Ok(Some(Settling {
+                    ino,
+                    generation: held.generation,
+                    size: held.size,
+                    file: Some(file),
+                    open: held.writers > 0,
+                    extents,
+                    fingerprint: Fingerprint::of(&meta),
+                    writes: held.writes,
+                }))
+            })
+        };
+        let before = match look() {
+            Err(VolumeError::NoEntry) => {
+                self.live.note_clean(ino);
+                return Ok(None);
+            }
+            other => other?,
+        };
+        let Some(before) = before else {
+            return Ok(None);
+        };
+        if let Some(file) = &before.file {
+            file.sync_data()
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+        }
+        let Some(after) = look()? else {
+            return Ok(None);
+        };
+        let same = before.generation == after.generation
+            && before.writes == after.writes
+            && before.fingerprint == after.fingerprint;
+        Ok(same.then_some(after))
+    }
+
+    /// Records the content of a dirty file, all of whose chunks the store acknowledged, if
+    /// the file is still what [`Volume::begin_settle`] saw.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn finish_settle(
+        &self,
+        settling: &Settling,
+        content: &Content,
+        extents: &[Extent],
+    ) -> Result<Settled> {
+        let ino = settling.ino;
+        let finished = self.hold(ino, |held| {
+            held.observe()?;
+            let file = held.file()?;
+            let meta = file
+                .metadata()
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            let same = held.dirty
+                && held.generation == settling.generation
+                && held.writes == settling.writes
+                && Fingerprint::of(&meta) == settling.fingerprint;
+            if !same {
+                return Ok(Settled::ChangedMeanwhile);
+            }
+            held.flush_pending()?;
+            let clean = held.writers == 0;
+            let generation = held.generation + 1;
+            let encoded = larder_format::encode_content(content);
+            let next = match &held.here {
+                Here::Part { map, .. } => settled_here(map, extents),
+                Here::Whole | Here::Away => Here::Whole,
+            };
+            let whole = matches!(next, Here::Whole);
+            let before = std::mem::replace(&mut held.here, next);
+            let recorded = self.db.write(|tx| {
+                // Not safe, even if the bytes are those of before: only the next commit, which
+                // is synced, may let go of them. A power cut could make the file dirty again.
+                tx.prepare_cached("UPDATE nodes SET content = ?2, safe = 0 WHERE ino = ?1")?
+                    .execute((ino as i64, &encoded))?;
+                tx.prepare_cached(
+                    "UPDATE cached SET dirty = ?2, generation = ?3, whole = ?4 WHERE ino = ?1",
+                )?
+                .execute((ino as i64, !clean, generation as i64, whole))?;
+                tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
+                    .execute([ino as i64])?;
+                held.store_map(tx)?;
+                self.mark_changed(tx, ino)
+            });
+            if let Err(error) = recorded {
+                held.here = before;
+                return Err(error);
+            }
+            held.generation = generation;
+            held.has_content = true;
+            held.dirty = !clean;
+            if clean {
+                held.unsynced = false;
+                self.live.note_clean(ino);
+                Ok(Settled::Clean)
+            } else {
+                let (size, writers) = (held.size, held.writers);
+                self.live.note_clean(ino);
+                self.live.note_dirty(ino, size, writers);
+                Ok(Settled::StillOpen)
+            }
+        });
+        match finished {
+            Err(VolumeError::NoEntry) => {
+                self.live.note_clean(ino);
+                Ok(Settled::Gone)
+            }
+            other => other,
+        }
+    }
+
+    /// The head of a commit was acknowledged: what it took of these files, at these
+    /// generations, is safe on the store.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn set_head_acked(&self, tx: &Transaction<'_>, files: &[(Ino, u64)]) -> Result<()> {
+        for &(ino, generation) in files {
+            tx.prepare_cached(
+                "UPDATE nodes SET safe = 1 WHERE ino = ?1 AND EXISTS(
+                     SELECT 1 FROM cached WHERE ino = ?1 AND generation = ?2 AND dirty = 0)",
+            )?
+            .execute((ino as i64, generation as i64))?;
+        }
+        Ok(())
+    }
+
+    /// Drops what is here of a file's content, if it is safe to.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn drop_content(&self, ino: Ino) -> Result<Dropped> {
+        let dropped = self.hold(ino, |held| {
+            if let Some(reason) = self.reason_to_keep(held)? {
+                return Ok(Dropped::Kept(reason));
+            }
+            held.flush_pending()?;
+            self.db.write(|tx| delete_cached(tx, ino))?;
+            held.here = Here::Away;
+            held.file = None;
+            held.seen = None;
+            let freed = self.cache.remove(ino)?;
+            self.live.count_here(held.bytes, 0);
+            held.bytes = 0;
+            Ok(Dropped::Freed(freed))
+        });
+        match dropped {
+            Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {
+                Ok(Dropped::Kept(KeptReason::NotAFile))
+            }
+            other => other,
+        }
+    }
+
+    /// Why the content of this file would be kept by [`Volume::drop_content`] now; `None`
+    /// if it would go.
+    ///
+    /// # Errors
+    /// If the node is gone, or the database fails.
+    pub fn would_keep(&self, ino: Ino) -> Result<Option<KeptReason>> {
+        match self.hold(ino, |held| self.reason_to_keep(held)) {
+            Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {
+                Ok(Some(KeptReason::NotAFile))
+            }
+            other => other,
+        }
+    }
+
+    fn reason_to_keep(&self, held: &Held<'_>) -> Result<Option<KeptReason>> {
+        let ino = held.ino;
+        if matches!(held.here, Here::Away | Here::Part { stored: false, .. }) {
+            return Ok(Some(KeptReason::NotHere));
+        }
+        if held.opens > 0 {
+            return Ok(Some(KeptReason::Open));
+        }
+        if self.is_local(ino)? {
+            return Ok(Some(KeptReason::Local));
+        }
+        if held.dirty {
+            return Ok(Some(KeptReason::Dirty));
+        }
+        self.db.read(|connection| {
+            let safe: bool = connection
+                .prepare_cached("SELECT safe AND nlink > 0 FROM nodes WHERE ino = ?1")?
+                .query_row([ino as i64], |row| row.get(0))?;
+            Ok(if !safe {
+                Some(KeptReason::NotCommitted)
+            } else if is_pinned(connection, ino)? {
+                Some(KeptReason::Pinned)
+            } else {
+                None
+            })
+        })
+    }
+}
+
+/// What is here of a file whose new content is `extents`, when `map` was its working map.
+fn settled_here(map: &Map, extents: &[Extent]) -> Here {
+    let mut next = map_of(extents);
+    for (&off, (len, piece)) in &mut next {
+        if let Piece::Stored { present, .. } = piece {
+            *present = pieces_in(map, &(off..off + *len)).all(|(.., old)| old.is_here());
+        }
+    }
+    if next.values().all(|(_, piece)| piece.is_here()) {
+        Here::Whole
+    } else {
+        Here::part(next, true)
+    }
+}
+
+/// Removes what the database has of a file's local content.
+pub(crate) fn delete_cached(tx: &Transaction<'_>, ino: Ino) -> Result<()> {
+    for statement in [
+        "DELETE FROM extents WHERE ino = ?1",
+        "DELETE FROM cached WHERE ino = ?1",
+    ] {
+        tx.prepare_cached(statement)?.execute([ino as i64])?;
+    }
+    Ok(())
+}
+
+/// Whether the node, or a directory above any of its names, is pinned.
+pub(crate) fn is_pinned(connection: &Connection, ino: Ino) -> Result<bool> {
+    Ok(connection
+        .prepare_cached(
+            "WITH RECURSIVE above(ino) AS (
+                 VALUES(?1) UNION
+                 SELECT d.parent FROM dentries d JOIN above a ON d.child = a.ino)
+             SELECT 1 FROM above a JOIN nodes n ON n.ino = a.ino WHERE n.pin = 1 LIMIT 1",
+        )?
+        .exists([ino as i64])?)
+}

@@ -1,0 +1,812 @@
+//! The tree: names, links and directories.
+//!
+//! Each operation is one transaction and touches no content. Renaming a directory changes
+//! one row, however much lies below it. What a commit must take is noted in `changed` and
+//! `tombstones` in the same transaction.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use larder_model::{Kind, LinkId, Name, NodeId, Time};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use crate::db::{Db, meta_u64, set_meta};
+use crate::node::{self, Attr, attr_of_row};
+use crate::{Ino, ROOT, Result, Volume, VolumeError};
+
+const SET_GID: u32 = 0o2000;
+const INOS_RESERVED: u64 = 65_536;
+/// More than the operations that can be between `reserve` and `take` at once.
+const INOS_SLACK: u64 = 4096;
+const LINKS_MAX: u32 = 65_000;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A node to make that is not a regular file.
+#[derive(Debug, Clone, Copy)]
+pub struct NewNode<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits, the umask taken off.
+    pub mode: u32,
+    /// Device number, of devices.
+    pub rdev: u64,
+    /// Target, of symlinks.
+    pub target: Option<&'a [u8]>,
+    /// Who owns it.
+    pub caller: Caller,
+}
+
+/// What a rename does when the new name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces it.
+    Replace,
+    /// Fails.
+    NoReplace,
+    /// Each takes the other's place.
+    Exchange,
+}
+
+/// An entry of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The node.
+    pub ino: Ino,
+    /// What the node is.
+    pub kind: Kind,
+}
+
+/// Hands out node numbers, each once in the life of a replica.
+#[derive(Debug)]
+pub(crate) struct InoSource {
+    next: AtomicU64,
+    reserved: Mutex<u64>,
+    sequence: AtomicU64,
+}
+
+impl InoSource {
+    pub(crate) fn open(db: &Db) -> Result<Self> {
+        db.read(|connection| {
+            let reserved = meta_u64(connection, "inos_reserved")?.max(ROOT + 1);
+            let sequence: i64 =
+                connection.query_row("SELECT coalesce(max(seq), 0) FROM changed", [], |row| {
+                    row.get(0)
+                })?;
+            Ok(Self {
+                next: AtomicU64::new(reserved),
+                reserved: Mutex::new(reserved),
+                sequence: AtomicU64::new(sequence as u64 + 1),
+            })
+        })
+    }
+
+    /// Makes sure that `count` more numbers can be taken: what is handed out lies below a
+    /// reserve that an earlier transaction wrote, so it is not handed out again later.
+    pub(crate) fn reserve(&self, db: &Db, count: u64) -> Result<()> {
+        let needed = self.next.load(Ordering::Relaxed) + count + INOS_SLACK;
+        let mut reserved = self.reserved.lock();
+        if needed > *reserved {
+            let more = needed + INOS_RESERVED;
+            db.write(|tx| set_meta(tx, "inos_reserved", &more.to_be_bytes()))?;
+            *reserved = more;
+        }
+        Ok(())
+    }
+
+    /// A number that was never used; [`InoSource::reserve`] comes first.
+    pub(crate) fn take(&self) -> Ino {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Numbers changes, so that a commit knows which of them it took.
+    pub(crate) fn next_change(&self) -> i64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed) as i64
+    }
+}
+
+/// What `dentries` says of a name.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    child: Ino,
+    kind: Kind,
+    link: i64,
+}
+
+impl Volume {
+    /// The node of this name, if there is one.
+    ///
+    /// # Errors
+    /// If `parent` is no directory, or the name is too long.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Attr>> {
+        if name.len() > Name::MAX {
+            return Err(larder_model::NameError::TooLong.into());
+        }
+        let found = self.db.read(|connection| {
+            let mut statement = connection.prepare_cached(concat!(
+                "SELECT ",
+                node::attr_columns!(),
+                " FROM nodes WHERE ino = (SELECT child FROM dentries WHERE parent = ?1 AND name = ?2)"
+            ))?;
+            Ok(statement
+                .query_row((parent as i64, name), attr_of_row)
+                .optional()?)
+        })?;
+        Ok(found.map(|attr| self.with_live(attr)))
+    }
+
+    /// The node's attributes.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoEntry`] if it is gone.
+    pub fn attr(&self, ino: Ino) -> Result<Attr> {
+        let attr = self.db.read(|connection| node::attr(connection, ino))?;
+        Ok(self.with_live(attr))
+    }
+
+    /// The attributes of several nodes; `None` for each that is gone.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn attrs(&self, inos: &[Ino]) -> Result<Vec<Option<Attr>>> {
+        let found = self.db.read(|connection| {
+            inos.iter()
+                .map(|&ino| node::find_attr(connection, ino))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        Ok(found
+            .into_iter()
+            .map(|attr| attr.map(|attr| self.with_live(attr)))
+            .collect())
+    }
+
+    /// The entries of a directory by name, without `.` and `..`.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn list_dir(&self, ino: Ino) -> Result<Vec<DirEntry>> {
+        self.db.read(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT name, child, kind FROM dentries WHERE parent = ?1")?;
+            let rows = statement.query_map([ino as i64], |row| {
+                Ok(DirEntry {
+                    name: row.get(0)?,
+                    ino: row.get::<_, i64>(1)? as u64,
+                    kind: node::kind_of_code(row.get(2)?),
+                })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// The directory that a directory is in; of the root, the root.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoEntry`] if it is gone.
+    pub fn parent_of(&self, ino: Ino) -> Result<Ino> {
+        self.db.read(|connection| parent_of(connection, ino))
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.db.read(|connection| {
+            let target: Option<Option<Vec<u8>>> = connection
+                .prepare_cached("SELECT target FROM nodes WHERE ino = ?1")?
+                .query_row([ino as i64], |row| row.get(0))
+                .optional()?;
+            target
+                .ok_or(VolumeError::NoEntry)?
+                .ok_or(VolumeError::Invalid("it is not a symbolic link"))
+        })
+    }
+
+    /// Makes a directory, symlink, FIFO, socket or device.
+    ///
+    /// # Errors
+    /// If the name is taken or cannot be, or `parent` is no directory that is there.
+    pub fn make_node(&self, parent: Ino, name: &[u8], new: NewNode<'_>) -> Result<Attr> {
+        let name = Name::new(name)?;
+        if new.target.is_some_and(|target| target.len() > 4095) {
+            return Err(larder_model::NameError::TooLong.into());
+        }
+        self.inos.reserve(&self.db, 1)?;
+        self.db.write(|tx| self.insert_node(tx, parent, &name, new))
+    }
+
+    /// Makes an empty regular file.
+    ///
+    /// # Errors
+    /// As [`Volume::make_node`]. A file of this name that is there already is answered
+    /// unless `exclusive`.
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        caller: Caller,
+        exclusive: bool,
+    ) -> Result<Attr> {
+        let name = Name::new(name)?;
+        let new = NewNode {
+            kind: Kind::File,
+            mode,
+            rdev: 0,
+            target: None,
+            caller,
+        };
+        self.inos.reserve(&self.db, 1)?;
+        let made = self.db.write(|tx| {
+            let attr = self.insert_node(tx, parent, &name, new)?;
+            tx.prepare_cached(
+                "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
+                 VALUES(?1, 1, 1, 1, ?2, 0, 0, ?3)",
+            )?
+            .execute((attr.ino as i64, attr.ctime.0, attr.ctime.0 / 1_000_000_000))?;
+            Ok(attr)
+        });
+        match made {
+            Err(VolumeError::Exists) if !exclusive => {
+                let there = self.lookup(parent, name.as_bytes())?;
+                there.ok_or(VolumeError::NoEntry)
+            }
+            Ok(attr) => {
+                self.live.note_new_file(attr.ino);
+                Ok(attr)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn insert_node(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &Name,
+        new: NewNode<'_>,
+    ) -> Result<Attr> {
+        let directory = self.directory(tx, parent)?;
+        if find_entry(tx, parent, name.as_bytes())?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let is_directory = new.kind == Kind::Directory;
+        let inherits = directory.mode & SET_GID != 0;
+        let now = node::now();
+        let attr = Attr {
+            ino: self.inos.take(),
+            kind: new.kind,
+            mode: new.mode & 0o7777 | if inherits && is_directory { SET_GID } else { 0 },
+            nlink: if is_directory { 2 } else { 1 },
+            uid: new.caller.uid,
+            gid: if inherits {
+                directory.gid
+            } else {
+                new.caller.gid
+            },
+            rdev: new.rdev,
+            size: match new.target {
+                Some(target) => target.len() as u64,
+                None if is_directory => 4096,
+                None => 0,
+            },
+            blocks: if is_directory { 8 } else { 0 },
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+        };
+        insert_row(
+            tx,
+            &attr,
+            new_node_id(now)?,
+            is_directory.then_some(parent),
+            new.target,
+        )?;
+        self.add_name(tx, parent, name, attr.ino, new.kind, LinkId::BIRTH)?;
+        Ok(attr)
+    }
+
+    /// Gives a node that is no directory one more name.
+    ///
+    /// # Errors
+    /// If the name is taken or cannot be, or the node has too many.
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
+        let name = Name::new(name)?;
+        let attr = self.db.write(|tx| {
+            self.directory(tx, parent)?;
+            let attr = node::attr(tx, ino)?;
+            if attr.kind == Kind::Directory {
+                return Err(VolumeError::NotPermitted("a directory has one name only"));
+            }
+            if attr.nlink == 0 {
+                return Err(VolumeError::NoEntry);
+            }
+            if attr.nlink >= LINKS_MAX {
+                return Err(VolumeError::Invalid("the file has too many names"));
+            }
+            if find_entry(tx, parent, name.as_bytes())?.is_some() {
+                return Err(VolumeError::Exists);
+            }
+            let now = node::now();
+            let link = LinkId(random_u64()?.max(1));
+            self.insert_entry(tx, parent, name.as_bytes(), ino, attr.kind, link)?;
+            add_links(tx, ino, 1)?;
+            set_ctime(tx, ino, now)?;
+            self.touch_directory(tx, parent, now)?;
+            self.mark_changed(tx, ino)?;
+            node::attr(tx, ino)
+        })?;
+        self.note_moved(&[(ino, attr.kind)]);
+        Ok(self.with_live(attr))
+    }
+
+    /// Takes a name from a node that is no directory. The node goes when it has no name
+    /// and the kernel has forgotten it ([`Volume::forget`]).
+    ///
+    /// # Errors
+    /// If there is no such name, or it is a directory's.
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.db.write(|tx| {
+            let entry = entry(tx, parent, name)?;
+            if entry.kind == Kind::Directory {
+                return Err(VolumeError::IsDirectory);
+            }
+            let now = node::now();
+            self.remove_link(tx, parent, name, entry, now)?;
+            self.touch_directory(tx, parent, now)
+        })
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// If it is not there, not empty, or no directory.
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.db.write(|tx| {
+            let entry = entry(tx, parent, name)?;
+            if entry.kind != Kind::Directory {
+                return Err(VolumeError::NotDirectory);
+            }
+            let now = node::now();
+            self.remove_directory(tx, parent, name, entry.child, now)?;
+            self.touch_directory(tx, parent, now)
+        })
+    }
+
+    /// Moves a name. Touches no content, whatever lies below.
+    ///
+    /// If a file is replaced, the data of the one that takes its place is synced first, so
+    /// that a crash leaves the old or the new content, never none. So this may wait for
+    /// the disk.
+    ///
+    /// # Errors
+    /// As rename(2) fails.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<()> {
+        let to = Name::new(new_name)?;
+        if mode == RenameMode::Replace {
+            self.sync_before_replace(parent, name, new_parent, new_name)?;
+        }
+        let mut moved = Vec::new();
+        self.db.write(|tx| {
+            let from = entry(tx, parent, name)?;
+            self.directory(tx, new_parent)?;
+            let target = find_entry(tx, new_parent, to.as_bytes())?;
+            if target.is_some_and(|target| target.child == from.child) {
+                return match mode {
+                    RenameMode::NoReplace => Err(VolumeError::Exists),
+                    _ => Ok(()),
+                };
+            }
+            if from.kind == Kind::Directory {
+                refuse_below_itself(tx, from.child, new_parent)?;
+            }
+            let now = node::now();
+            match (mode, target) {
+                (RenameMode::NoReplace, Some(_)) => return Err(VolumeError::Exists),
+                (RenameMode::Exchange, None) => return Err(VolumeError::NoEntry),
+                (RenameMode::Exchange, Some(target)) => {
+                    if target.kind == Kind::Directory {
+                        refuse_below_itself(tx, target.child, parent)?;
+                    }
+                    remove_entry(tx, new_parent, new_name)?;
+                    remove_entry(tx, parent, name)?;
+                    self.place(tx, target, new_parent, (parent, name), now)?;
+                    moved.push((target.child, target.kind));
+                    self.place(tx, from, parent, (new_parent, new_name), now)?;
+                }
+                (_, target) => {
+                    if let Some(target) = target {
+                        self.replace_target(tx, from, target, (new_parent, new_name), now)?;
+                    }
+                    remove_entry(tx, parent, name)?;
+                    self.place(tx, from, parent, (new_parent, new_name), now)?;
+                }
+            }
+            moved.push((from.child, from.kind));
+            self.touch_directory(tx, parent, now)?;
+            if new_parent != parent {
+                self.touch_directory(tx, new_parent, now)?;
+            }
+            Ok(())
+        })?;
+        self.note_moved(&moved);
+        Ok(())
+    }
+
+    /// Puts an entry, whose name was removed from `old_parent`, at its new place.
+    fn place(
+        &self,
+        tx: &Transaction<'_>,
+        entry: Entry,
+        old_parent: Ino,
+        (parent, name): (Ino, &[u8]),
+        now: Time,
+    ) -> Result<()> {
+        self.insert_entry(
+            tx,
+            parent,
+            name,
+            entry.child,
+            entry.kind,
+            LinkId(entry.link as u64),
+        )?;
+        if entry.kind == Kind::Directory && old_parent != parent {
+            add_links(tx, old_parent, -1)?;
+            add_links(tx, parent, 1)?;
+            tx.prepare_cached("UPDATE nodes SET parent = ?2 WHERE ino = ?1")?
+                .execute((entry.child as i64, parent as i64))?;
+        }
+        set_ctime(tx, entry.child, now)?;
+        self.mark_changed(tx, entry.child)
+    }
+
+    fn replace_target(
+        &self,
+        tx: &Transaction<'_>,
+        from: Entry,
+        target: Entry,
+        (parent, name): (Ino, &[u8]),
+        now: Time,
+    ) -> Result<()> {
+        match (from.kind == Kind::Directory, target.kind == Kind::Directory) {
+            (true, true) => self.remove_directory(tx, parent, name, target.child, now),
+            (true, false) => Err(VolumeError::NotDirectory),
+            (false, true) => Err(VolumeError::IsDirectory),
+            (false, false) => self.remove_link(tx, parent, name, target, now),
+        }
+    }
+
+    fn remove_link(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &[u8],
+        entry: Entry,
+        now: Time,
+    ) -> Result<()> {
+        remove_entry(tx, parent, name)?;
+        add_links(tx, entry.child, -1)?;
+        set_ctime(tx, entry.child, now)?;
+        let left: u32 = tx
+            .prepare_cached("SELECT nlink FROM nodes WHERE ino = ?1")?
+            .query_row([entry.child as i64], |row| row.get(0))?;
+        if left == 0 {
+            self.orphan(tx, entry.child, now)
+        } else {
+            self.mark_changed(tx, entry.child)
+        }
+    }
+
+    fn remove_directory(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &[u8],
+        ino: Ino,
+        now: Time,
+    ) -> Result<()> {
+        let holds_any = tx
+            .prepare_cached("SELECT 1 FROM dentries WHERE parent = ?1 LIMIT 1")?
+            .exists([ino as i64])?;
+        if holds_any {
+            return Err(VolumeError::NotEmpty);
+        }
+        remove_entry(tx, parent, name)?;
+        add_links(tx, parent, -1)?;
+        tx.prepare_cached("UPDATE nodes SET nlink = 0, ctime = ?2 WHERE ino = ?1")?
+            .execute((ino as i64, now.0))?;
+        self.orphan(tx, ino, now)
+    }
+
+    /// Notes that a node lost its last name: it stays until the kernel forgets it.
+    fn orphan(&self, tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+        tx.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?
+            .execute([ino as i64])?;
+        tx.prepare_cached("DELETE FROM changed WHERE ino = ?1")?
+            .execute([ino as i64])?;
+        tx.prepare_cached(
+            "INSERT OR REPLACE INTO tombstones(id, time)
+             SELECT id, ?2 FROM nodes WHERE ino = ?1",
+        )?
+        .execute((ino as i64, now.0))?;
+        self.live.note_orphan(ino);
+        Ok(())
+    }
+
+    /// The kernel has dropped the node from its memory: if it has no name left, it is
+    /// deleted now.
+    ///
+    /// # Errors
+    /// If the disk fails; then the next start deletes it.
+    pub fn forget(&self, ino: Ino) -> Result<()> {
+        if !self.live.take_orphan(ino) {
+            return Ok(());
+        }
+        self.live.drop_node(ino);
+        self.db.write(|tx| delete_node(tx, ino))?;
+        self.cache.remove(ino)?;
+        self.pull.forget(ino);
+        Ok(())
+    }
+
+    fn directory(&self, connection: &Connection, ino: Ino) -> Result<Attr> {
+        let attr = node::attr(connection, ino)?;
+        if attr.kind != Kind::Directory {
+            return Err(VolumeError::NotDirectory);
+        }
+        if attr.nlink == 0 {
+            return Err(VolumeError::NoEntry);
+        }
+        Ok(attr)
+    }
+
+    fn insert_entry(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &[u8],
+        child: Ino,
+        kind: Kind,
+        link: LinkId,
+    ) -> Result<()> {
+        tx.prepare_cached(
+            "INSERT INTO dentries(parent, name, child, kind, link) VALUES(?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute((
+            parent as i64,
+            name,
+            child as i64,
+            larder_format::kind_code(kind),
+            link.0 as i64,
+        ))?;
+        Ok(())
+    }
+
+    /// Gives a node a name in a directory, and notes both changes.
+    pub(crate) fn add_name(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &Name,
+        child: Ino,
+        kind: Kind,
+        link: LinkId,
+    ) -> Result<()> {
+        self.insert_entry(tx, parent, name.as_bytes(), child, kind, link)?;
+        if kind == Kind::Directory {
+            add_links(tx, parent, 1)?;
+        }
+        self.touch_directory(tx, parent, node::now())?;
+        self.mark_changed(tx, child)
+    }
+
+    fn touch_directory(&self, tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+        tx.prepare_cached("UPDATE nodes SET mtime = ?2, ctime = ?2 WHERE ino = ?1")?
+            .execute((ino as i64, now.0))?;
+        self.mark_changed(tx, ino)
+    }
+
+    /// Notes that the next commit must take the node.
+    pub(crate) fn mark_changed(&self, tx: &Transaction<'_>, ino: Ino) -> Result<()> {
+        tx.prepare_cached(
+            "INSERT INTO changed(ino, seq) VALUES(?1, ?2)
+             ON CONFLICT(ino) DO UPDATE SET seq = excluded.seq",
+        )?
+        .execute((ino as i64, self.inos.next_change()))?;
+        Ok(())
+    }
+
+    /// The node at a path of names joined by `/`, from the root; empty for the root.
+    /// Follows no symlinks.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoEntry`] if there is none.
+    pub fn resolve(&self, path: &[u8]) -> Result<Ino> {
+        self.db.read_snapshot(|connection| {
+            path.split(|&byte| byte == b'/')
+                .filter(|name| !name.is_empty() && *name != b".")
+                .try_fold(ROOT, |parent, name| {
+                    Ok(entry(connection, parent, name)?.child)
+                })
+        })
+    }
+
+    /// A path that leads to the node, from the root, without a leading `/`; `None` if the
+    /// node has no name.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn path_of(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
+        self.db.read_snapshot(|connection| path_of(connection, ino))
+    }
+}
+
+/// A path that leads to the node, from the root; `None` if it has no name.
+pub(crate) fn path_of(connection: &Connection, ino: Ino) -> Result<Option<Vec<u8>>> {
+    let mut names = Vec::new();
+    let mut at = ino;
+    while at != ROOT {
+        let place: Option<(i64, Vec<u8>)> = connection
+            .prepare_cached("SELECT parent, name FROM dentries WHERE child = ?1 LIMIT 1")?
+            .query_row([at as i64], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((parent, name)) = place else {
+            return Ok(None);
+        };
+        names.push(name);
+        at = parent as u64;
+    }
+    names.reverse();
+    Ok(Some(names.join(&b'/')))
+}
+
+/// Deletes a node that has no name, with all that the database has of it.
+pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<()> {
+    for statement in [
+        "DELETE FROM extents WHERE ino = ?1",
+        "DELETE FROM cached WHERE ino = ?1",
+        "DELETE FROM xattrs WHERE ino = ?1",
+        "DELETE FROM changed WHERE ino = ?1",
+        "DELETE FROM recovered WHERE ino = ?1",
+        "DELETE FROM nodes WHERE ino = ?1",
+        "DELETE FROM orphans WHERE ino = ?1",
+    ] {
+        tx.prepare_cached(statement)?.execute([ino as i64])?;
+    }
+    Ok(())
+}
+
+/// Writes a new node's row.
+pub(crate) fn insert_row(
+    tx: &Transaction<'_>,
+    attr: &Attr,
+    id: NodeId,
+    parent: Option<Ino>,
+    target: Option<&[u8]>,
+) -> Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO nodes(ino, id, kind, mode, uid, gid, rdev, nlink, size, alloc,
+                           mtime, ctime, btime, atime, parent, target)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )?
+    .execute(rusqlite::params![
+        attr.ino as i64,
+        id.as_bytes(),
+        larder_format::kind_code(attr.kind),
+        attr.mode,
+        attr.uid,
+        attr.gid,
+        attr.rdev as i64,
+        attr.nlink,
+        attr.size as i64,
+        (attr.blocks * 512) as i64,
+        attr.mtime.0,
+        attr.ctime.0,
+        attr.btime.0,
+        attr.atime.0,
+        parent.map(|parent| parent as i64),
+        target,
+    ])?;
+    Ok(())
+}
+
+/// A fresh node id, ordered by `now`.
+pub(crate) fn new_node_id(now: Time) -> Result<NodeId> {
+    let mut random = [0; 10];
+    fill_random(&mut random)?;
+    let millis = (now.0 / 1_000_000).max(0) as u64;
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
+    Ok(NodeId(id.into_bytes()))
+}
+
+pub(crate) fn random_u64() -> Result<u64> {
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes)?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes)
+        .map_err(|error| VolumeError::State(format!("the system gave no random bytes: {error}")))
+}
+
+fn find_entry(connection: &Connection, parent: Ino, name: &[u8]) -> Result<Option<Entry>> {
+    Ok(connection
+        .prepare_cached("SELECT child, kind, link FROM dentries WHERE parent = ?1 AND name = ?2")?
+        .query_row((parent as i64, name), |row| {
+            Ok(Entry {
+                child: row.get::<_, i64>(0)? as u64,
+                kind: node::kind_of_code(row.get(1)?),
+                link: row.get(2)?,
+            })
+        })
+        .optional()?)
+}
+
+fn entry(connection: &Connection, parent: Ino, name: &[u8]) -> Result<Entry> {
+    if name.len() > Name::MAX {
+        return Err(larder_model::NameError::TooLong.into());
+    }
+    find_entry(connection, parent, name)?.ok_or(VolumeError::NoEntry)
+}
+
+fn remove_entry(tx: &Transaction<'_>, parent: Ino, name: &[u8]) -> Result<()> {
+    tx.prepare_cached("DELETE FROM dentries WHERE parent = ?1 AND name = ?2")?
+        .execute((parent as i64, name))?;
+    Ok(())
+}
+
+fn add_links(tx: &Transaction<'_>, ino: Ino, more: i64) -> Result<()> {
+    tx.prepare_cached("UPDATE nodes SET nlink = nlink + ?2 WHERE ino = ?1")?
+        .execute((ino as i64, more))?;
+    Ok(())
+}
+
+fn set_ctime(tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+    tx.prepare_cached("UPDATE nodes SET ctime = ?2 WHERE ino = ?1")?
+        .execute((ino as i64, now.0))?;
+    Ok(())
+}
+
+fn parent_of(connection: &Connection, ino: Ino) -> Result<Ino> {
+    let parent: Option<Option<i64>> = connection
+        .prepare_cached("SELECT parent FROM nodes WHERE ino = ?1")?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
+    let parent = parent.ok_or(VolumeError::NoEntry)?;
+    Ok(parent.map_or(ROOT, |parent| parent as u64))
+}
+
+fn refuse_below_itself(connection: &Connection, moved: Ino, new_parent: Ino) -> Result<()> {
+    let mut at = new_parent;
+    while at != ROOT {
+        if at == moved {
+            return Err(VolumeError::Invalid(
+                "a directory cannot be moved below itself",
+            ));
+        }
+        at = parent_of(connection, at)?;
+    }
+    if moved == ROOT {
+        return Err(VolumeError::Invalid("the root cannot be moved"));
+    }
+    Ok(())
+}

@@ -1,0 +1,464 @@
+//! Commits: when they are made, and the order in which they leave.
+//!
+//! One commit is under way at a time. Its number, its pages and the sealed bytes of its head
+//! are durable in the database before anything that carries the number leaves; so after a
+//! crash the same bytes are sent again, and no number is ever used twice. Then go, each
+//! after the one before was acknowledged: the tree packs (the data packs are there already,
+//! or the commit would not tell of their content), the index, the head. Only then are the
+//! changes that it took forgotten, and its content is safe to drop here.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use larder_format::{Pack, PackKind, PackWriter, seal_head};
+use larder_model::ChunkId;
+use larder_plan::settle::{CommitRules, Due, Uncommitted};
+use rusqlite::{OptionalExtension, Transaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::draft::{self, Draft, Taken};
+use super::heads::{self, Compared};
+use super::index::{self, blocking};
+use super::ingest::{compressor, is_stored, salt};
+use super::request::Request;
+use super::shared::Shared;
+use super::upload;
+use crate::{Result, Volume, VolumeError};
+
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// Offers all changes to the next commit again that were held back.
+///
+/// # Errors
+/// If the database fails.
+pub(super) fn wake_held(tx: &Transaction<'_>) -> Result<()> {
+    tx.prepare_cached("UPDATE changed SET seq = 1 WHERE seq < 0")?
+        .execute([])?;
+    Ok(())
+}
+
+/// Starts the task that makes commits; the answer ends when it has ended.
+pub(super) fn start(
+    volume: &Arc<Volume>,
+    inbox: mpsc::UnboundedReceiver<Request>,
+) -> oneshot::Receiver<()> {
+    let (end, ended) = oneshot::channel();
+    let shared = Arc::clone(&volume.push.shared);
+    let mut committer = Committer {
+        shared: Arc::clone(&shared),
+        volume: Arc::downgrade(volume),
+        rules: CommitRules {
+            interval: volume.settings.commit_interval,
+            idle: (volume.settings.commit_interval / 4).min(Duration::from_secs(3)),
+            most_nodes: volume.settings.commit_nodes.max(1),
+        },
+        first_change: None,
+        last_change: Duration::ZERO,
+        last_seen: 0,
+    };
+    volume.runtime.spawn(async move {
+        tokio::select! {
+            () = committer.work(inbox) => {}
+            () = shared.stopped() => {}
+        }
+        drop(end);
+    });
+    ended
+}
+
+struct Committer {
+    shared: Arc<Shared>,
+    volume: Weak<Volume>,
+    rules: CommitRules,
+    first_change: Option<Duration>,
+    last_change: Duration,
+    /// The number of the last change that was seen.
+    last_seen: i64,
+}
+
+/// A commit that the store has.
+#[derive(Debug, Clone, Copy)]
+struct Made {
+    n: u64,
+    id: ChunkId,
+    /// Whether changes are left for another one.
+    more: bool,
+}
+
+impl Committer {
+    async fn work(&mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        if !self.begin().await {
+            return self.refuse_all(inbox).await;
+        }
+        let tick =
+            (self.rules.interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let request = tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+                () = tokio::time::sleep(tick) => None,
+            };
+            let Some(volume) = self.volume.upgrade() else {
+                return;
+            };
+            let done = match request {
+                Some(request) => self.answer(&volume, request).await,
+                None => self.commit_if_due(&volume).await,
+            };
+            match done {
+                Ok(()) => self.shared.warnings.clear("commit"),
+                Err(VolumeError::Stopping) => return,
+                Err(error) => {
+                    self.shared
+                        .warnings
+                        .set("commit", format!("no commit could be made: {error}"));
+                    drop(volume);
+                    tokio::time::sleep(REST_AFTER_FAILURE).await;
+                }
+            }
+            if self.shared.warnings.refusal().is_some() {
+                return self.refuse_all(inbox).await;
+            }
+        }
+    }
+
+    /// Compares this replica with what the store knows of it, and ends what the last run
+    /// began. False if this replica must not push.
+    async fn begin(&mut self) -> bool {
+        loop {
+            let Some(volume) = self.volume.upgrade() else {
+                return false;
+            };
+            let begun = async {
+                let compared = heads::compare(&self.shared, &volume).await?;
+                if compared == Compared::Clear {
+                    resume(&self.shared, &volume).await?;
+                }
+                Ok::<_, VolumeError>(compared)
+            };
+            match begun.await {
+                Ok(Compared::Clear) => {
+                    self.shared.warnings.clear("commit");
+                    self.shared.allow_push();
+                    return true;
+                }
+                Ok(Compared::Refused) | Err(VolumeError::Stopping) => return false,
+                Err(error) if self.shared.warnings.refusal().is_none() => {
+                    self.shared
+                        .warnings
+                        .set("commit", format!("no commit could be made: {error}"));
+                }
+                Err(_) => return false,
+            }
+            drop(volume);
+            tokio::time::sleep(REST_AFTER_FAILURE).await;
+        }
+    }
+
+    async fn refuse_all(&self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        while let Some(request) = inbox.recv().await {
+            let why = self.shared.warnings.refusal();
+            let error = why.map_or(VolumeError::Stopping, VolumeError::State);
+            // Whoever asked may be gone.
+            let _ = request.reply.send(Err(error));
+        }
+    }
+
+    async fn commit_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let waiting = self.uncommitted(volume).await?;
+        if self.rules.due(self.shared.now(), &waiting) != Due::Now {
+            return Ok(());
+        }
+        while self.commit(volume, None, false).await?.more {}
+        Ok(())
+    }
+
+    async fn uncommitted(&mut self, volume: &Arc<Volume>) -> Result<Uncommitted> {
+        let most = self.rules.most_nodes;
+        let reading = Arc::clone(volume);
+        let (nodes, last) = blocking(move || count_uncommitted(&reading, most)).await?;
+        let now = self.shared.now();
+        if nodes == 0 {
+            self.first_change = None;
+        }
+        if last != self.last_seen {
+            self.last_seen = last;
+            self.last_change = now;
+        }
+        Ok(Uncommitted {
+            nodes,
+            first_change: *self.first_change.get_or_insert(now),
+            last_change: self.last_change,
+            storing: self.shared.outbox.is_busy(),
+        })
+    }
+
+    /// Makes the commit that a user asked for. Changes that are too many for one go ahead
+    /// in others; the last one has the message.
+    async fn answer(&mut self, volume: &Arc<Volume>, request: Request) -> Result<()> {
+        let made = self.commit_all(volume, request.message).await;
+        let (answer, own) = match made {
+            Ok(made) => (Ok((made.n, made.id)), Ok(())),
+            Err(error) => {
+                let words = error.to_string();
+                (Err(error), Err(VolumeError::State(words)))
+            }
+        };
+        // Whoever asked may be gone.
+        let _ = request.reply.send(answer);
+        own
+    }
+
+    async fn commit_all(&mut self, volume: &Arc<Volume>, message: Option<String>) -> Result<Made> {
+        loop {
+            let reading = Arc::clone(volume);
+            let most = self.rules.most_nodes;
+            let (nodes, _) = blocking(move || count_uncommitted(&reading, most + 1)).await?;
+            if nodes <= most {
+                let must = message.is_some();
+                return self.commit(volume, message, must).await;
+            }
+            self.commit(volume, None, false).await?;
+        }
+    }
+
+    /// Makes one commit and pushes it. If nothing differs and it is not a `must`, what was
+    /// noted as changed is as the latest commit has it, and that one is answered.
+    async fn commit(
+        &mut self,
+        volume: &Arc<Volume>,
+        message: Option<String>,
+        must: bool,
+    ) -> Result<Made> {
+        self.first_change = None;
+        let most = self.rules.most_nodes;
+        let drafting = Arc::clone(volume);
+        let draft = blocking(move || make_draft(&drafting, message, most)).await?;
+        let more = draft.taken.more && !draft.taken.is_empty();
+        if !draft.differs && !must {
+            let noting = Arc::clone(volume);
+            let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
+            return Ok(Made { more, ..latest });
+        }
+        let (n, id) = (draft.commit.n, draft.id);
+        let head = seal_head(&volume.keys, &volume.replica, n, id, salt()?)?;
+        let keeping = Arc::clone(volume);
+        let (draft, head) = blocking(move || {
+            make_durable(&keeping, &draft, &head)?;
+            Ok((draft, head))
+        })
+        .await?;
+        push(&self.shared, volume, n, draft.pages, head).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || note_acknowledged(&noting, n, &draft.taken)).await?;
+        tracing::debug!(n, %id, "a commit is stored");
+        heads::drop_old(volume, &volume.store, n).await;
+        if let Err(error) = index::tidy(volume, n).await {
+            tracing::debug!(%error, "index objects are tidied up later");
+        }
+        Ok(Made { n, id, more })
+    }
+}
+
+impl Taken {
+    fn is_empty(&self) -> bool {
+        self.nodes.is_empty() && self.held.is_empty() && self.gone.is_empty()
+    }
+}
+
+/// How many changes wait for a commit, at most `most`, and the number of the last.
+fn count_uncommitted(volume: &Volume, most: u64) -> Result<(u64, i64)> {
+    volume.db.read(|connection| {
+        let count = |query: &str| -> Result<i64> {
+            Ok(connection
+                .prepare_cached(query)?
+                .query_row([most as i64], |row| row.get(0))?)
+        };
+        let nodes = count("SELECT count(*) FROM (SELECT 1 FROM changed WHERE seq > 0 LIMIT ?1)")?
+            + count("SELECT count(*) FROM (SELECT 1 FROM tombstones LIMIT ?1)")?;
+        let last: Option<i64> = connection
+            .prepare_cached("SELECT max(seq) FROM changed")?
+            .query_row([], |row| row.get(0))?;
+        Ok((nodes as u64, last.unwrap_or(0)))
+    })
+}
+
+fn make_draft(volume: &Volume, message: Option<String>, most: u64) -> Result<Draft> {
+    volume.flush_lives();
+    volume.push.rules.refresh(volume)?;
+    volume.db.read_snapshot(|connection| {
+        let last: i64 =
+            connection.query_row("SELECT coalesce(max(n), 0) FROM commits", [], |row| {
+                row.get(0)
+            })?;
+        draft::draft(volume, connection, last as u64 + 1, message, most)
+    })
+}
+
+/// From here on the commit exists: whatever happens, this and nothing else has its number.
+fn make_durable(volume: &Volume, draft: &Draft, head: &[u8]) -> Result<()> {
+    let commit = draft.commit.encode()?;
+    volume.db.write_synced(|tx| {
+        for (id, bytes) in &draft.pages {
+            tx.prepare_cached("INSERT OR REPLACE INTO pages(id, bytes) VALUES(?1, ?2)")?
+                .execute((id.as_bytes(), bytes))?;
+        }
+        for id in draft.left.iter().chain(&draft.commit.parents) {
+            tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?
+                .execute([id.as_bytes()])?;
+        }
+        hold_back(tx, &draft.taken)?;
+        draft::set_base_commit(tx, &commit)?;
+        tx.prepare_cached(
+            "INSERT INTO commits(n, id, time, message, head, acked) VALUES(?1, ?2, ?3, ?4, ?5, 0)",
+        )?
+        .execute((
+            draft.commit.n as i64,
+            draft.id.as_bytes(),
+            draft.commit.wall.0,
+            &draft.commit.message,
+            head,
+        ))?;
+        Ok(())
+    })
+}
+
+/// Sends what the store lacks of a durable commit, in the order that must hold.
+async fn push(
+    shared: &Shared,
+    volume: &Arc<Volume>,
+    n: u64,
+    pages: Vec<(ChunkId, Vec<u8>)>,
+    head: Vec<u8>,
+) -> Result<()> {
+    let packing = Arc::clone(volume);
+    let packs = blocking(move || pack_pages(&packing, pages)).await?;
+    for pack in packs {
+        let sent = upload::send(shared, &volume.store, pack).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || upload::record_for_commit(&noting, sent)).await?;
+    }
+    index::push(shared, volume).await?;
+    heads::push(shared, volume, n, head).await
+}
+
+/// Seals the pages that the store does not have into tree packs.
+fn pack_pages(volume: &Volume, pages: Vec<(ChunkId, Vec<u8>)>) -> Result<Vec<Pack>> {
+    let mut compressor = compressor()?;
+    let mut packs = Vec::new();
+    let mut open: Option<PackWriter> = None;
+    for (id, bytes) in pages {
+        if volume.db.read(|connection| is_stored(connection, &id))? {
+            continue;
+        }
+        let mut writer = match open.take() {
+            Some(writer) => writer,
+            None => PackWriter::new(&volume.keys, PackKind::Tree, salt()?)?,
+        };
+        let raw_len = u32::try_from(bytes.len()).map_err(|_| VolumeError::TooLarge("a page"))?;
+        let (codec, packed) = compressor.compress(&bytes);
+        writer.push(id, codec, raw_len, packed)?;
+        if writer.is_full() {
+            packs.push(writer.finish()?);
+        } else {
+            open = Some(writer);
+        }
+    }
+    if let Some(writer) = open {
+        packs.push(writer.finish()?);
+    }
+    Ok(packs)
+}
+
+/// Sends the commit that was durable but not acknowledged when the last run ended.
+async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    let reading = Arc::clone(volume);
+    let pending = blocking(move || pending(&reading)).await?;
+    let Some((n, pages, head)) = pending else {
+        return Ok(());
+    };
+    tracing::info!(n, "sending the commit of the last run again");
+    push(shared, volume, n, pages, head).await?;
+    let noting = Arc::clone(volume);
+    // What it took is noted as changed still; the next commit finds no difference there.
+    blocking(move || note_acknowledged(&noting, n, &Taken::default())).await
+}
+
+type Pending = (u64, Vec<(ChunkId, Vec<u8>)>, Vec<u8>);
+
+fn pending(volume: &Volume) -> Result<Option<Pending>> {
+    volume.db.read_snapshot(|connection| {
+        let newest: Option<(i64, Vec<u8>)> = connection
+            .query_row(
+                "SELECT n, head FROM commits WHERE acked = 0 ORDER BY n DESC LIMIT 1",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        let Some((n, head)) = newest else {
+            return Ok(None);
+        };
+        let mut statement = connection
+            .prepare("SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)")?;
+        let pages = statement
+            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
+            .map(|row| {
+                let (id, bytes) = row?;
+                let id = ChunkId::from_slice(&id).ok_or_else(|| {
+                    VolumeError::Damaged("the database's pages are damaged".to_owned())
+                })?;
+                Ok((id, bytes))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Some((n as u64, pages, head)))
+    })
+}
+
+/// The head of commit `n` is acknowledged: what it took is stored.
+fn note_acknowledged(volume: &Volume, n: u64, taken: &Taken) -> Result<()> {
+    volume.db.write(|tx| {
+        tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n = ?1")?
+            .execute([n as i64])?;
+        forget_changes(volume, tx, taken)
+    })
+}
+
+/// All that was taken is as the latest commit, which is acknowledged, has it. Synced: what
+/// is safe from here on may be dropped, and then must not be dirty again after a power cut.
+fn note_no_difference(volume: &Volume, taken: &Taken) -> Result<Made> {
+    volume.db.write_synced(|tx| {
+        hold_back(tx, taken)?;
+        forget_changes(volume, tx, taken)?;
+        let (id, commit) = draft::base_commit(volume, tx)?.ok_or_else(|| {
+            VolumeError::Damaged("the database has no commit that it could be like".to_owned())
+        })?;
+        Ok(Made {
+            n: commit.n,
+            id,
+            more: false,
+        })
+    })
+}
+
+fn hold_back(tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
+    for (ino, change) in &taken.held {
+        tx.prepare_cached("UPDATE changed SET seq = -1 WHERE ino = ?1 AND seq = ?2")?
+            .execute((*ino as i64, change))?;
+    }
+    Ok(())
+}
+
+fn forget_changes(volume: &Volume, tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
+    volume.set_head_acked(tx, &taken.files)?;
+    for (ino, change) in &taken.nodes {
+        tx.prepare_cached("DELETE FROM changed WHERE ino = ?1 AND seq = ?2")?
+            .execute((*ino as i64, change))?;
+    }
+    for (id, time) in &taken.gone {
+        tx.prepare_cached("DELETE FROM tombstones WHERE id = ?1 AND time = ?2")?
+            .execute((id.as_bytes(), time))?;
+    }
+    Ok(())
+}

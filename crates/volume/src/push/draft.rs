@@ -1,0 +1,584 @@
+//! The next commit, computed from one state of the database: the trees as they will be.
+//!
+//! It starts from the tree of the commit before and changes the nodes that are noted as
+//! changed or gone. What a commit may not tell yet stays as it was there: the content of a
+//! file whose new bytes are not stored, with the time of its last change. A new file none of
+//! whose content is stored, and what a rule keeps local, is held back. A directory that the
+//! tree does not have yet comes along with the first node in it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use larder_format::tree::{
+    Change, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
+};
+use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, encode_node};
+use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Register, Time};
+use rusqlite::{Connection, OptionalExtension, Transaction};
+
+use super::written::{Seen, write_deleted, write_node};
+use crate::db::{meta, set_meta};
+use crate::{Ino, ROOT, Result, Volume, VolumeError};
+
+/// A commit that is not durable yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) id: ChunkId,
+    pub(super) commit: Commit,
+    /// The pages that the tree before did not have, the commit itself among them.
+    pub(super) pages: Vec<(ChunkId, Vec<u8>)>,
+    /// The pages that only the tree before had.
+    pub(super) left: Vec<ChunkId>,
+    /// Whether the trees differ from those before.
+    pub(super) differs: bool,
+    pub(super) taken: Taken,
+}
+
+/// What a commit takes from the database's notes of changes.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Nodes, with the number of the change that was taken.
+    pub(super) nodes: Vec<(Ino, i64)>,
+    /// Nodes that are held back, with the same.
+    pub(super) held: Vec<(Ino, i64)>,
+    /// Files whose content the commit reaches, with their generation.
+    pub(super) files: Vec<(Ino, u64)>,
+    /// Nodes that are gone, with the time.
+    pub(super) gone: Vec<(NodeId, i64)>,
+    /// Whether changes are left for another commit.
+    pub(super) more: bool,
+}
+
+/// The commit whose tree the database has, if there is one.
+///
+/// # Errors
+/// If the database fails or holds something else.
+pub(crate) fn base_commit(
+    volume: &Volume,
+    connection: &Connection,
+) -> Result<Option<(ChunkId, Commit)>> {
+    let Some(bytes) = meta(connection, "commit")? else {
+        return Ok(None);
+    };
+    let commit = Commit::decode(&bytes)?;
+    Ok(Some((volume.keys.chunk_id(&bytes), commit)))
+}
+
+/// Makes `commit` (encoded) the one whose tree the database has; its pages must be in
+/// `pages`, or be had from the store.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn set_base_commit(tx: &Transaction<'_>, commit: &[u8]) -> Result<()> {
+    set_meta(tx, "commit", commit)
+}
+
+/// Whether the latest commit has the node.
+///
+/// # Errors
+/// If the database fails or is damaged.
+pub(super) fn is_committed(volume: &Volume, connection: &Connection, ino: Ino) -> Result<bool> {
+    let (Some((_, commit)), Some(id)) =
+        (base_commit(volume, connection)?, node_id(connection, ino)?)
+    else {
+        return Ok(false);
+    };
+    let [nodes, _] = trees_of(&commit);
+    let mut pages = Pages::new(volume, connection);
+    Ok(nodes.get(&node_key(&id), &mut pages)?.is_some())
+}
+
+/// The commit number `n` of this replica as it would be now, with at most `most_nodes`
+/// changed nodes.
+///
+/// # Errors
+/// If the database fails or is damaged.
+pub(super) fn draft(
+    volume: &Volume,
+    connection: &Connection,
+    n: u64,
+    message: Option<String>,
+    most_nodes: u64,
+) -> Result<Draft> {
+    let base = base_commit(volume, connection)?;
+    let wall = crate::node::now();
+    let before = base
+        .as_ref()
+        .map_or(Hlc::default(), |(_, commit)| commit.time);
+    let mut drafting = Drafting {
+        volume,
+        connection,
+        pages: Pages::new(volume, connection),
+        trees: base.as_ref().map(|(_, commit)| trees_of(commit)),
+        dot: Dot {
+            replica: volume.replica.id(),
+            commit: n,
+        },
+        time: before.next(u64::try_from(wall.0).unwrap_or(0)),
+        nodes: BTreeMap::new(),
+        names_gone: Vec::new(),
+        names_set: BTreeMap::new(),
+        in_tree: HashMap::new(),
+        count: base
+            .as_ref()
+            .map_or((0, 0), |(_, commit)| (commit.files, commit.bytes)),
+        taken: Taken::default(),
+    };
+    drafting.take_changes(most_nodes)?;
+    drafting.take_gone(most_nodes)?;
+    drafting.finish(base, wall, message)
+}
+
+fn trees_of(commit: &Commit) -> [Tree; 2] {
+    [
+        Tree {
+            kind: TreeKind::Nodes,
+            root: commit.nodes,
+        },
+        Tree {
+            kind: TreeKind::Names,
+            root: commit.names,
+        },
+    ]
+}
+
+struct Drafting<'a> {
+    volume: &'a Volume,
+    connection: &'a Connection,
+    pages: Pages<'a>,
+    /// The trees of nodes and of names before.
+    trees: Option<[Tree; 2]>,
+    dot: Dot,
+    time: Hlc,
+    nodes: BTreeMap<Vec<u8>, Vec<u8>>,
+    names_gone: Vec<(Vec<u8>, NodeId)>,
+    names_set: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Whether the tree has, or will have, the directory.
+    in_tree: HashMap<Ino, bool>,
+    /// Files that are alive, and their bytes.
+    count: (u64, u64),
+    taken: Taken,
+}
+
+impl Drafting<'_> {
+    fn take_changes(&mut self, most: u64) -> Result<()> {
+        let rows = self
+            .connection
+            .prepare_cached("SELECT ino, seq FROM changed WHERE seq > 0 ORDER BY seq LIMIT ?1")?
+            .query_map([most as i64 + 1], |row| {
+                Ok((row.get::<_, i64>(0)? as Ino, row.get(1)?))
+            })?
+            .collect::<Result<Vec<(Ino, i64)>, _>>()?;
+        self.taken.more = rows.len() as u64 > most;
+        let mut taken = HashSet::new();
+        for (ino, change) in rows.into_iter().take(most as usize) {
+            if taken.contains(&ino) {
+                continue;
+            }
+            self.take_with_parents(ino, change, &mut taken)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a node, and first the directories above it that the tree does not have.
+    fn take_with_parents(&mut self, ino: Ino, change: i64, taken: &mut HashSet<Ino>) -> Result<()> {
+        let Some(seen) = Seen::read(self.connection, ino)? else {
+            self.taken.nodes.push((ino, change));
+            return Ok(());
+        };
+        let before = self.node_before(&seen.id)?;
+        if self.is_held_back(&seen, before.as_ref())? {
+            self.taken.held.push((ino, change));
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        for link in &seen.links {
+            self.missing_above(link.parent, &mut missing)?;
+        }
+        for directory in missing.into_iter().rev() {
+            if taken.insert(directory)
+                && let Some(seen) = Seen::read(self.connection, directory)?
+            {
+                self.take(&seen, None)?;
+            }
+        }
+        if taken.insert(ino) {
+            self.take(&seen, before)?;
+        }
+        self.taken.nodes.push((ino, change));
+        Ok(())
+    }
+
+    /// The directories from `ino` up that the tree does not have, the lowest first.
+    fn missing_above(&mut self, ino: Ino, missing: &mut Vec<Ino>) -> Result<()> {
+        let mut at = ino;
+        while !self.has_directory(at)? {
+            missing.push(at);
+            if at == ROOT {
+                break;
+            }
+            at = self
+                .connection
+                .prepare_cached("SELECT parent FROM nodes WHERE ino = ?1")?
+                .query_row([at as i64], |row| row.get::<_, Option<i64>>(0))
+                .optional()?
+                .flatten()
+                .map_or(ROOT, |parent| parent as Ino);
+        }
+        Ok(())
+    }
+
+    fn has_directory(&mut self, ino: Ino) -> Result<bool> {
+        if let Some(&known) = self.in_tree.get(&ino) {
+            return Ok(known);
+        }
+        let id = node_id(self.connection, ino)?.ok_or(VolumeError::NoEntry)?;
+        let has = self.node_before(&id)?.is_some();
+        self.in_tree.insert(ino, has);
+        Ok(has)
+    }
+
+    fn is_held_back(&self, seen: &Seen, before: Option<&Node>) -> Result<bool> {
+        if before.is_some() || seen.ino == ROOT {
+            return Ok(false);
+        }
+        if seen.kind == Kind::File && seen.content.is_none() {
+            return Ok(true);
+        }
+        Ok(seen.content.is_none() && self.volume.push.rules.match_node(self.volume, seen.ino)?)
+    }
+
+    fn take(&mut self, seen: &Seen, before: Option<Node>) -> Result<()> {
+        let mut places = Vec::with_capacity(seen.links.len());
+        for link in &seen.links {
+            let parent = node_id(self.connection, link.parent)?.ok_or(VolumeError::NoEntry)?;
+            places.push((link.id, parent, link.name.clone()));
+        }
+        let node = write_node(seen, places, before.as_ref(), self.dot, self.time);
+        self.put(seen.id, before.as_ref(), &node)?;
+        if seen.kind == Kind::Directory {
+            self.in_tree.insert(seen.ino, true);
+        }
+        if let Some(generation) = seen.generation
+            && !seen.dirty
+            && seen.content.is_some()
+        {
+            self.taken.files.push((seen.ino, generation));
+        }
+        Ok(())
+    }
+
+    /// Notes what a node becomes, in both trees and in the counts.
+    fn put(&mut self, id: NodeId, before: Option<&Node>, node: &Node) -> Result<()> {
+        if before == Some(node) {
+            return Ok(());
+        }
+        self.nodes.insert(node_key(&id), encode_node(node)?);
+        let names = before.map(names_of).unwrap_or_default();
+        for key in names.into_keys() {
+            self.names_gone.push((key, id));
+        }
+        for (key, link) in names_of(node) {
+            let entry = NameEntry {
+                node: id,
+                link,
+                kind: node.kind,
+            };
+            self.names_set.insert(key, encode_name_entry(&entry));
+        }
+        let (files, bytes) = before.map_or((0, 0), counted);
+        let (files_now, bytes_now) = counted(node);
+        self.count.0 = (self.count.0 + files_now).saturating_sub(files);
+        self.count.1 = (self.count.1 + bytes_now).saturating_sub(bytes);
+        Ok(())
+    }
+
+    fn take_gone(&mut self, most: u64) -> Result<()> {
+        let rows = self
+            .connection
+            .prepare_cached("SELECT id, time FROM tombstones LIMIT ?1")?
+            .query_map([most as i64 + 1], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?))
+            })?
+            .collect::<Result<Vec<(Vec<u8>, i64)>, _>>()?;
+        self.taken.more |= rows.len() as u64 > most;
+        for (id, time) in rows {
+            let id = NodeId::from_slice(&id).ok_or_else(|| {
+                VolumeError::Damaged("the database's list of deleted nodes is damaged".to_owned())
+            })?;
+            let Some(before) = self.node_before(&id)? else {
+                self.taken.gone.push((id, time));
+                continue;
+            };
+            if self.is_being_replaced(&before)? {
+                continue;
+            }
+            let node = write_deleted(&before, self.dot);
+            self.put(id, Some(&before), &node)?;
+            self.taken.gone.push((id, time));
+        }
+        Ok(())
+    }
+
+    /// Whether a file that is held back takes the node's place: then the node stays in the
+    /// tree until that one comes, so that no commit has neither.
+    fn is_being_replaced(&self, before: &Node) -> Result<bool> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT d.child FROM dentries d JOIN nodes p ON p.ino = d.parent
+             JOIN nodes n ON n.ino = d.child
+             WHERE p.id = ?1 AND d.name = ?2 AND n.kind = ?3 AND n.content IS NULL",
+        )?;
+        for place in present(before).map(|(_, place)| place) {
+            let child: Option<i64> = statement
+                .query_row(
+                    (
+                        place.parent.as_bytes(),
+                        place.name.as_bytes(),
+                        larder_format::kind_code(Kind::File),
+                    ),
+                    |row| row.get(0),
+                )
+                .optional()?;
+            if let Some(child) = child
+                && !self
+                    .volume
+                    .push
+                    .rules
+                    .match_node(self.volume, child as Ino)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn node_before(&mut self, id: &NodeId) -> Result<Option<Node>> {
+        let Some([nodes, _]) = self.trees else {
+            return Ok(None);
+        };
+        let found = nodes.get(&node_key(id), &mut self.pages)?;
+        Ok(found.map(|bytes| decode_node(&bytes)).transpose()?)
+    }
+
+    fn finish(
+        mut self,
+        base: Option<(ChunkId, Commit)>,
+        wall: Time,
+        message: Option<String>,
+    ) -> Result<Draft> {
+        let names = self.name_changes()?;
+        let nodes = std::mem::take(&mut self.nodes);
+        let nodes = nodes.into_iter().map(|(key, value)| (key, Some(value)));
+        let keys = &self.volume.keys;
+        let nodes = apply(
+            keys,
+            TreeKind::Nodes,
+            self.trees.map(|[tree, _]| tree),
+            nodes,
+            &mut self.pages,
+        )?;
+        let names = apply(
+            keys,
+            TreeKind::Names,
+            self.trees.map(|[_, tree]| tree),
+            names,
+            &mut self.pages,
+        )?;
+        let differs = self.trees.is_none_or(|[old_nodes, old_names]| {
+            old_nodes.root != nodes.root || old_names.root != names.root
+        });
+        let mut clock = base
+            .as_ref()
+            .map(|(_, commit)| commit.clock.clone())
+            .unwrap_or_default();
+        clock.include(self.dot);
+        let commit = Commit {
+            nodes: nodes.root,
+            names: names.root,
+            clock,
+            author: self.dot.replica,
+            n: self.dot.commit,
+            time: self.time,
+            wall,
+            message,
+            parents: base.into_iter().map(|(id, _)| id).collect(),
+            files: self.count.0,
+            bytes: self.count.1,
+        };
+        let bytes = commit.encode()?;
+        let id = keys.chunk_id(&bytes);
+        let (mut pages, left) = self.pages.into_changes();
+        pages.push((id, bytes));
+        Ok(Draft {
+            id,
+            commit,
+            pages,
+            left,
+            differs,
+            taken: self.taken,
+        })
+    }
+
+    /// What changes in the tree of names. A name goes only if it still means the node that
+    /// left it: another node may have taken it in an earlier commit.
+    fn name_changes(&mut self) -> Result<BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+        let mut changes: BTreeMap<_, _> = std::mem::take(&mut self.names_set)
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .collect();
+        let Some([_, names]) = self.trees else {
+            return Ok(changes);
+        };
+        for (key, id) in std::mem::take(&mut self.names_gone) {
+            if changes.contains_key(&key) {
+                continue;
+            }
+            let entry = names.get(&key, &mut self.pages)?;
+            let means = entry
+                .map(|bytes| larder_format::tree::decode_name_entry(&bytes))
+                .transpose()?;
+            if means.is_some_and(|entry| entry.node == id) {
+                changes.insert(key, None);
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// The tree that differs from `before` by these changes.
+fn apply(
+    keys: &VolumeKeys,
+    kind: TreeKind,
+    before: Option<Tree>,
+    changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>,
+    pages: &mut Pages<'_>,
+) -> Result<Tree> {
+    let changes = changes
+        .into_iter()
+        .map(|(key, value)| Ok(Change { key, value }));
+    match before {
+        Some(tree) => tree.apply(keys, changes, pages),
+        None => Tree::build(keys, kind, changes, pages),
+    }
+}
+
+fn node_id(connection: &Connection, ino: Ino) -> Result<Option<NodeId>> {
+    let id: Option<Vec<u8>> = connection
+        .prepare_cached("SELECT id FROM nodes WHERE ino = ?1")?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
+    Ok(id.and_then(|id| NodeId::from_slice(&id)))
+}
+
+/// The places of a node that is alive.
+fn present(node: &Node) -> impl Iterator<Item = (LinkId, &larder_model::Place)> {
+    let alive = is_alive(&node.life);
+    node.links
+        .iter()
+        .filter(move |_| alive)
+        .flat_map(|(&id, link)| link.0.iter().map(move |valued| (id, &valued.value)))
+        .filter(|(_, link)| link.present)
+        .map(|(id, link)| (id, &link.place))
+}
+
+/// The keys of a node's names, and the link that each is.
+fn names_of(node: &Node) -> BTreeMap<Vec<u8>, LinkId> {
+    present(node)
+        .map(|(id, place)| (name_key(&place.parent, &place.name), id))
+        .collect()
+}
+
+fn is_alive(life: &Register<larder_model::Life>) -> bool {
+    life.0
+        .iter()
+        .any(|valued| valued.value == larder_model::Life::Alive)
+}
+
+/// What a node adds to the counts of files and of bytes.
+fn counted(node: &Node) -> (u64, u64) {
+    if node.kind != Kind::File || !is_alive(&node.life) {
+        return (0, 0);
+    }
+    let content = node.content.0.first().map(|valued| &valued.value);
+    (1, content.map_or(0, Content::size))
+}
+
+/// The pages of the tree before, and those that the new one adds.
+struct Pages<'a> {
+    volume: &'a Volume,
+    connection: &'a Connection,
+    read: HashMap<ChunkId, Arc<[u8]>>,
+    added: HashMap<ChunkId, Vec<u8>>,
+    left: HashSet<ChunkId>,
+}
+
+/// So many pages that were read are kept; they are a few KiB each.
+const PAGES_KEPT: usize = 2048;
+
+impl<'a> Pages<'a> {
+    fn new(volume: &'a Volume, connection: &'a Connection) -> Self {
+        Self {
+            volume,
+            connection,
+            read: HashMap::new(),
+            added: HashMap::new(),
+            left: HashSet::new(),
+        }
+    }
+
+    fn into_changes(self) -> (Vec<(ChunkId, Vec<u8>)>, Vec<ChunkId>) {
+        let left = self.left.into_iter().collect();
+        let mut added: Vec<_> = self.added.into_iter().collect();
+        added.sort_unstable_by_key(|(id, _)| *id);
+        (added, left)
+    }
+
+    fn read(&self, id: &ChunkId) -> Result<Arc<[u8]>> {
+        let bytes: Option<Vec<u8>> = self
+            .connection
+            .prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?
+            .query_row([id.as_bytes()], |row| row.get(0))
+            .optional()?;
+        match bytes {
+            Some(bytes) => Ok(bytes.into()),
+            // Only a database that was put together from a store may lack one.
+            None => Ok(self.volume.page(id)?.as_ref().into()),
+        }
+    }
+}
+
+impl PageSource for Pages<'_> {
+    type Bytes = Arc<[u8]>;
+    type Error = VolumeError;
+
+    fn page(&mut self, id: &ChunkId) -> Result<Arc<[u8]>> {
+        if let Some(bytes) = self.added.get(id) {
+            return Ok(bytes.as_slice().into());
+        }
+        if let Some(bytes) = self.read.get(id) {
+            return Ok(Arc::clone(bytes));
+        }
+        let bytes = self.read(id)?;
+        if self.read.len() >= PAGES_KEPT {
+            self.read.clear();
+        }
+        self.read.insert(*id, Arc::clone(&bytes));
+        Ok(bytes)
+    }
+}
+
+impl PageStore for Pages<'_> {
+    fn put(&mut self, id: ChunkId, bytes: Vec<u8>) -> Result<()> {
+        if !self.left.remove(&id) {
+            self.added.insert(id, bytes);
+        }
+        Ok(())
+    }
+
+    fn dropped(&mut self, id: ChunkId) -> Result<()> {
+        if self.added.remove(&id).is_none() {
+            self.left.insert(id);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Going on while the store is away, and saying why nothing moves.
+//!
+//! A request that fails in a way that passes (no network, a busy server) is tried again
+//! with pauses that double up to five minutes, for as long as the volume runs. One that
+//! needs the user (refused, full) is tried again every minute, and its words stand in the
+//! status. As soon as one request succeeds all that pause try again at once.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use larder_plan::backoff::Backoff;
+use larder_store::StoreError;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::shared::Shared;
+
+const RETRY_AFTER_REFUSAL: Duration = Duration::from_secs(60);
+
+/// What is known of the store from sending to it.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    trouble: Mutex<Option<Trouble>>,
+    back: Notify,
+}
+
+/// Why the store takes nothing at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// What it said last.
+    pub(super) words: String,
+    /// Since when it has not taken anything.
+    pub(super) since: SystemTime,
+    /// Whether a user must act.
+    pub(super) needs_user: bool,
+}
+
+impl Health {
+    /// Why the store takes nothing; `None` if all is well.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble.lock().clone()
+    }
+
+    fn succeeded(&self) {
+        let was_down = self.trouble.lock().take().is_some();
+        if was_down {
+            tracing::info!("the store takes content again");
+            self.back.notify_waiters();
+        }
+    }
+
+    fn failed(&self, error: &StoreError, failures: u32) -> Duration {
+        let mut trouble = self.trouble.lock();
+        if trouble.is_none() {
+            tracing::warn!(%error, "the store does not take content; trying again");
+        } else {
+            tracing::debug!(%error, failures, "the store does not take content");
+        }
+        let since = trouble
+            .as_ref()
+            .map_or_else(SystemTime::now, |old| old.since);
+        *trouble = Some(Trouble {
+            words: error.to_string(),
+            since,
+            needs_user: !error.is_passing(),
+        });
+        if error.is_passing() {
+            let random = getrandom::u64().unwrap_or(u64::MAX / 2);
+            Backoff::default().delay(failures, random)
+        } else {
+            RETRY_AFTER_REFUSAL
+        }
+    }
+}
+
+impl Shared {
+    /// Makes a request until the store answers; `None` if it is time to stop.
+    pub(super) async fn keep_trying<T, F>(&self, request: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut failures = 0u32;
+        loop {
+            let back = self.health.back.notified();
+            let answer = tokio::select! {
+                answer = request() => answer,
+                () = self.stopped() => return None,
+            };
+            let pause = match answer {
+                Ok(answer) => {
+                    self.health.succeeded();
+                    return Some(answer);
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    self.health.failed(&error, failures)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = back => {}
+                () = self.stopped() => return None,
+            }
+        }
+    }
+}
+
+/// What a user should know and perhaps act upon, until it is over.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    /// Why this replica must not push at all.
+    refusal: Mutex<Option<String>>,
+    /// What else went wrong, the last of each topic.
+    others: Mutex<BTreeMap<&'static str, String>>,
+}
+
+impl Warnings {
+    /// Nothing may be pushed any more, for this reason.
+    pub(super) fn refuse(&self, words: String) {
+        tracing::error!(%words, "this replica does not push");
+        *self.refusal.lock() = Some(words);
+    }
+
+    /// Why nothing may be pushed.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refusal.lock().clone()
+    }
+
+    /// Sets the warning of a topic.
+    pub(super) fn set(&self, topic: &'static str, words: String) {
+        let before = self.others.lock().insert(topic, words.clone());
+        if before.as_ref() != Some(&words) {
+            tracing::warn!(%words, topic);
+        }
+    }
+
+    /// The topic's warning is over.
+    pub(super) fn clear(&self, topic: &'static str) {
+        self.others.lock().remove(topic);
+    }
+
+    /// All warnings, the gravest first.
+    pub(super) fn all(&self) -> Vec<String> {
+        let others = self.others.lock();
+        self.refusal()
+            .into_iter()
+            .chain(others.values().cloned())
+            .collect()
+    }
+}

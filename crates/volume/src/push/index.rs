@@ -1,0 +1,244 @@
+//! Index objects: which chunk lies in which pack.
+//!
+//! Each commit that sent packs writes one for them, before its head. Sixteen of about one
+//! size are merged into one, so that whoever opens the volume reads few. An index object
+//! only repeats what the packs say themselves, and the merged ones go only after a later
+//! head was acknowledged, when the bigger one has long been there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use larder_format::{
+    Codec, IndexedPack, PackEntry, PackKind, PackRef, decode_index, encode_index, index_name,
+};
+use larder_model::{ChunkId, IndexId, PackId};
+use parking_lot::Mutex;
+use rusqlite::Connection;
+
+use super::ingest::salt;
+use super::shared::Shared;
+use super::upload::{key, put};
+use crate::{Result, Volume, VolumeError};
+
+/// So many index objects of one level become one of the next.
+const MERGED_AT_ONCE: usize = 16;
+/// One index object lists so many packs at most.
+const MOST_PACKS: usize = 4096;
+
+/// What lies in packs that no index object lists yet, as far as this process sent them.
+#[derive(Debug, Default)]
+pub(super) struct Unindexed(Mutex<HashMap<PackId, Vec<PackEntry>>>);
+
+impl Unindexed {
+    /// Remembers what lies in a pack that was acknowledged.
+    pub(super) fn remember(&self, pack: PackId, entries: Vec<PackEntry>) {
+        self.0.lock().insert(pack, entries);
+    }
+
+    fn take(&self, pack: &PackId) -> Option<Vec<PackEntry>> {
+        self.0.lock().remove(pack)
+    }
+}
+
+/// Puts index objects for all packs that none lists yet.
+///
+/// # Errors
+/// [`VolumeError::Stopping`], and failures of the database.
+pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    loop {
+        let reading = Arc::clone(volume);
+        let packs = blocking(move || unindexed(&reading)).await?;
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let index = encode_index(&volume.keys, salt()?, &packs)?;
+        let name = key(index_name(&index.id))?;
+        put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || note(&noting, &index.id, &packs, &[])).await?;
+    }
+}
+
+/// Runs what asks the database away from the tasks.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(VolumeError::Stopping))
+}
+
+fn unindexed(volume: &Volume) -> Result<Vec<IndexedPack>> {
+    let mut packs: Vec<(i64, IndexedPack)> = volume.db.read(|connection| {
+        let mut statement = connection.prepare_cached(
+            "SELECT pack, id, kind, size, epoch, salt FROM packs
+             WHERE indexed = 0 AND condemned = 0 LIMIT ?1",
+        )?;
+        let rows = statement.query_map([MOST_PACKS as i64], |row| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, Vec<u8>>(1)?,
+                row.get::<_, u8>(2)?,
+                row.get::<_, u32>(3)?,
+                row.get::<_, u32>(4)?,
+                row.get::<_, Vec<u8>>(5)?,
+            ))
+        })?;
+        rows.map(|row| {
+            let (pack, id, kind, size, epoch, salt) = row?;
+            let seal = PackRef {
+                kind: PackKind::from_code(kind).ok_or_else(damaged)?,
+                epoch,
+                salt: salt.try_into().map_err(|_| damaged())?,
+            };
+            let id = PackId::from_slice(&id).ok_or_else(damaged)?;
+            let entries = Vec::new();
+            Ok((
+                pack,
+                IndexedPack {
+                    id,
+                    seal,
+                    size,
+                    entries,
+                },
+            ))
+        })
+        .collect::<Result<_>>()
+    })?;
+    let mut unknown = HashMap::new();
+    for (at, (number, pack)) in packs.iter_mut().enumerate() {
+        match volume.push.unindexed.take(&pack.id) {
+            Some(entries) => pack.entries = entries,
+            None => {
+                unknown.insert(*number, at);
+            }
+        }
+    }
+    if !unknown.is_empty() {
+        volume.db.read(|connection| {
+            each_entry(connection, |number, entry| {
+                if let Some(&at) = unknown.get(&number) {
+                    packs[at].1.entries.push(entry);
+                }
+            })
+        })?;
+    }
+    let mut packs: Vec<_> = packs.into_iter().map(|(_, pack)| pack).collect();
+    for pack in &mut packs {
+        pack.entries.sort_unstable_by_key(|entry| entry.entry);
+    }
+    Ok(packs)
+}
+
+/// Gives all chunks that are recorded. Only after a crash are there packs whose chunks are
+/// not in memory.
+fn each_entry(connection: &Connection, mut each: impl FnMut(i64, PackEntry)) -> Result<()> {
+    let mut statement =
+        connection.prepare("SELECT pack, id, entry, off, len, raw_len, codec FROM chunks")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let id: Vec<u8> = row.get(1)?;
+        let entry = PackEntry {
+            chunk: ChunkId::from_slice(&id).ok_or_else(damaged)?,
+            entry: row.get(2)?,
+            off: row.get(3)?,
+            len: row.get(4)?,
+            raw_len: row.get(5)?,
+            codec: Codec::from_code(row.get(6)?)?,
+        };
+        each(row.get(0)?, entry);
+    }
+    Ok(())
+}
+
+fn damaged() -> VolumeError {
+    VolumeError::Damaged("the database's list of packs is damaged".to_owned())
+}
+
+/// Notes an index object that the store acknowledged, and which ones it replaces.
+fn note(volume: &Volume, id: &IndexId, packs: &[IndexedPack], replaced: &[IndexId]) -> Result<()> {
+    volume.db.write(|tx| {
+        tx.prepare_cached("INSERT OR REPLACE INTO indexes(id, packs) VALUES(?1, ?2)")?
+            .execute((id.as_bytes(), packs.len() as i64))?;
+        for pack in packs {
+            tx.prepare_cached("UPDATE packs SET indexed = 1 WHERE id = ?1")?
+                .execute([pack.id.as_bytes()])?;
+        }
+        for old in replaced {
+            tx.prepare_cached(
+                "UPDATE indexes SET replaced = (SELECT coalesce(max(n), 0) FROM commits)
+                 WHERE id = ?1",
+            )?
+            .execute([old.as_bytes()])?;
+        }
+        Ok(())
+    })
+}
+
+/// Tidies up after the head of commit `n` was acknowledged: merges index objects if there
+/// are many of one level, and deletes those that were replaced before this commit. What
+/// fails is done after a later commit.
+///
+/// # Errors
+/// The store's, and those of the database.
+pub(super) async fn tidy(volume: &Arc<Volume>, n: u64) -> Result<()> {
+    let replaced = ids(volume, "SELECT id FROM indexes WHERE replaced < ?1", n)?;
+    for id in replaced {
+        volume.store.delete(&key(index_name(&id))?).await?;
+        volume.db.write(|tx| {
+            tx.prepare_cached("DELETE FROM indexes WHERE id = ?1")?
+                .execute([id.as_bytes()])?;
+            Ok(())
+        })?;
+    }
+    if let Some(small) = to_merge(volume)? {
+        merge(volume, &small).await?;
+    }
+    Ok(())
+}
+
+fn ids(volume: &Volume, query: &str, n: u64) -> Result<Vec<IndexId>> {
+    volume.db.read(|connection| {
+        let mut statement = connection.prepare_cached(query)?;
+        let rows = statement.query_map([n as i64], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|id| IndexId::from_slice(&id?).ok_or_else(damaged))
+            .collect()
+    })
+}
+
+/// Index objects that are to become one: of the lowest level that has enough of them.
+fn to_merge(volume: &Volume) -> Result<Option<Vec<IndexId>>> {
+    let mut level_from = 1;
+    while level_from < MOST_PACKS {
+        let level_to = level_from * MERGED_AT_ONCE;
+        let query = format!(
+            "SELECT id FROM indexes WHERE replaced IS NULL
+             AND packs >= {level_from} AND packs < {level_to} LIMIT ?1"
+        );
+        let level = ids(volume, &query, MERGED_AT_ONCE as u64)?;
+        if level.len() == MERGED_AT_ONCE {
+            return Ok(Some(level));
+        }
+        level_from = level_to;
+    }
+    Ok(None)
+}
+
+async fn merge(volume: &Arc<Volume>, small: &[IndexId]) -> Result<()> {
+    let mut packs = Vec::new();
+    for id in small {
+        let bytes = volume.store.get(&key(index_name(id))?).await?;
+        let Some(bytes) = bytes else {
+            return Err(VolumeError::Damaged(format!(
+                "the index object {id} is missing on {}",
+                volume.store.address()
+            )));
+        };
+        packs.extend(decode_index(&volume.keys, &bytes)?);
+    }
+    let index = encode_index(&volume.keys, salt()?, &packs)?;
+    let name = key(index_name(&index.id))?;
+    volume.store.put(&name, Bytes::from(index.bytes)).await?;
+    note(volume, &index.id, &packs, small)
+}

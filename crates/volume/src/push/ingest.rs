@@ -1,0 +1,476 @@
+//! Dirty files become sealed packs.
+//!
+//! One thread, of low priority, takes files that have settled, in the order in which they
+//! were last changed. What is stored already, or on its way, is not packed again; so a copy
+//! costs nothing, and a file that was cut off by a crash goes on where it was. A pack is
+//! closed when it is full, and also when nothing more came for a moment or somebody waits.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use larder_format::{
+    Chunker, Compressor, ListWriter, NewPiece, PackKind, PackWriter, SizeClass, list, rechunk,
+};
+use larder_model::{ChunkId, Content, Extent};
+use larder_plan::pace::TokenBucket;
+use larder_plan::settle::SettleRules;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::outbox::{Cut, Number};
+use super::priority;
+use super::shared::Shared;
+use super::source::{Reader, pieces};
+use super::upload::{self, Parcel};
+use crate::live::{Aside, Piece, Settling};
+use crate::{Ino, Result, Settings, Volume, VolumeError};
+
+/// How many files are looked at before what else there is to do is looked at again.
+const FILES_AT_ONCE: usize = 256;
+/// A file that could not be read rests for so long.
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
+
+/// Starts the thread; the answer ends when it has ended.
+pub(super) fn start(volume: &Arc<Volume>) -> oneshot::Receiver<()> {
+    let (end, ended) = oneshot::channel();
+    let shared = Arc::clone(&volume.push.shared);
+    let volume_then = Arc::downgrade(volume);
+    let started = std::thread::Builder::new()
+        .name("larder-ingest".to_owned())
+        .spawn(move || {
+            priority::step_behind();
+            work(&shared, &volume_then);
+            drop(end);
+        });
+    if let Err(error) = started {
+        volume.push.shared.warnings.set(
+            "ingest",
+            format!("no thread could be started to store content: {error}"),
+        );
+    }
+    ended
+}
+
+fn work(shared: &Shared, volume: &Weak<Volume>) {
+    let mut ingest = None;
+    while !shared.is_stopping() {
+        let Some(volume) = volume.upgrade() else {
+            return;
+        };
+        let pause = match ingest_of(&mut ingest, &volume) {
+            Ok(ingest) => ingest.round(&volume),
+            Err(error) => {
+                shared.warnings.set("ingest", error.to_string());
+                REST_AFTER_FAILURE
+            }
+        };
+        drop(volume);
+        if !pause.is_zero() {
+            shared.wait_for_bell(pause);
+        }
+    }
+}
+
+fn ingest_of<'a>(ingest: &'a mut Option<Ingest>, volume: &Volume) -> Result<&'a mut Ingest> {
+    match ingest {
+        Some(ingest) => Ok(ingest),
+        None => Ok(ingest.insert(Ingest::new(&volume.settings)?)),
+    }
+}
+
+/// The state of the thread.
+struct Ingest {
+    compressor: Compressor,
+    chunkers: HashMap<SizeClassKey, Chunker>,
+    /// Packs that are being filled: of data, and of the pages of long lists.
+    data: Option<OpenPack>,
+    lists: Option<OpenPack>,
+    processor: TokenBucket,
+    processor_used: Duration,
+    reading: TokenBucket,
+    rules: SettleRules,
+    /// A pack that is not full is closed when it is so old.
+    pack_age: Duration,
+    tick: Duration,
+}
+
+type SizeClassKey = usize;
+
+struct OpenPack {
+    number: Number,
+    writer: PackWriter,
+    opened: Duration,
+}
+
+/// Why a file was not cut to its end.
+enum Failure {
+    /// The volume stops.
+    Stopping,
+    Other(VolumeError),
+}
+
+impl<E: Into<VolumeError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        match error.into() {
+            VolumeError::Stopping => Self::Stopping,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl Ingest {
+    fn new(settings: &Settings) -> Result<Self> {
+        let share = (settings.cpu_share < 1.0)
+            .then(|| (settings.cpu_share.max(0.01) * 1_000_000_000.0) as u64);
+        let rules = SettleRules {
+            quiet: settings.settle_quiet,
+            longest_quiet: settings.settle_quiet * 10,
+            open: settings.settle_open,
+            open_and_busy: settings.settle_open * 10,
+        };
+        Ok(Self {
+            compressor: compressor()?,
+            chunkers: HashMap::new(),
+            data: None,
+            lists: None,
+            processor: TokenBucket::new(share, 20_000_000),
+            processor_used: priority::cpu_used(),
+            reading: TokenBucket::new(settings.ingest_limit, 1 << 20),
+            rules,
+            pack_age: (settings.commit_interval / 2).min(Duration::from_secs(5)),
+            tick: (settings.settle_quiet / 2)
+                .clamp(Duration::from_millis(20), Duration::from_secs(1)),
+        })
+    }
+
+    /// Stores what is to be stored now. Answers how long to wait until the next look.
+    fn round(&mut self, volume: &Arc<Volume>) -> Duration {
+        let shared = &volume.push.shared;
+        if !shared.may_push() {
+            return self.tick;
+        }
+        let urgent = shared.is_urgent();
+        let rules = if urgent { AT_ONCE } else { self.rules };
+        let now = shared.now();
+        let mut files = volume.settle_candidates(&rules, FILES_AT_ONCE);
+        files.retain(|&ino| !volume.push.attempts.rests(ino, now));
+        if !files.is_empty()
+            && let Err(error) = volume.push.rules.refresh(volume)
+        {
+            return self.put_off("rules", &error, shared);
+        }
+        for &ino in &files {
+            if shared.is_stopping() {
+                return Duration::ZERO;
+            }
+            match self.take_in(volume, ino) {
+                Ok(()) => {}
+                Err(Failure::Stopping) => return Duration::ZERO,
+                Err(Failure::Other(error)) => note_failure(volume, ino, &error),
+            }
+        }
+        if files.is_empty() {
+            self.close_idle(volume, urgent);
+            return self.tick;
+        }
+        Duration::ZERO
+    }
+
+    fn put_off(&self, topic: &'static str, error: &VolumeError, shared: &Shared) -> Duration {
+        shared.warnings.set(topic, error.to_string());
+        REST_AFTER_FAILURE.min(self.tick * 10)
+    }
+
+    /// Nothing more comes at the moment: closes packs that are old enough.
+    fn close_idle(&mut self, volume: &Arc<Volume>, urgent: bool) {
+        let (now, age) = (volume.push.shared.now(), self.pack_age);
+        for kind in [PackKind::Data, PackKind::Tree] {
+            let due = self
+                .slot(kind)
+                .as_ref()
+                .is_some_and(|pack| urgent || now >= pack.opened + age);
+            if due && let Err(error) = self.close(volume, kind) {
+                volume.push.shared.warnings.set("pack", error.to_string());
+            }
+        }
+    }
+
+    /// Cuts one file and packs what is not stored of it.
+    fn take_in(&mut self, volume: &Arc<Volume>, ino: Ino) -> Result<(), Failure> {
+        if volume.push.rules.keeps_local(volume, ino)? {
+            volume.live.set_aside(ino, Some(Aside::Local));
+            return Ok(());
+        }
+        let attempts = &volume.push.attempts;
+        let Some(mut settling) = volume.begin_settle(ino)? else {
+            return Ok(());
+        };
+        let now = volume.push.shared.now();
+        if settling.open && attempts.has_stored(ino, settling.stamp(), now) {
+            attempts.rest_until(ino, now + volume.settings.settle_open);
+            return Ok(());
+        }
+        let outbox = &volume.push.shared.outbox;
+        let number = outbox.begin_file();
+        let (content, extents) = match self.cut(volume, number, &settling) {
+            Ok(cut) => cut,
+            Err(failure) => {
+                outbox.abandon_file(number);
+                return Err(failure);
+            }
+        };
+        settling.file = None;
+        volume.live.set_aside(ino, Some(Aside::Storing));
+        let cut = Cut {
+            settling,
+            content,
+            extents,
+        };
+        if let Some(done) = outbox.end_file(number, cut) {
+            upload::finish(volume, &done);
+        }
+        Ok(())
+    }
+
+    fn cut(
+        &mut self,
+        volume: &Arc<Volume>,
+        number: Number,
+        settling: &Settling,
+    ) -> Result<(Content, Vec<Extent>), Failure> {
+        let Some(file) = settling.file.clone() else {
+            return Ok((Content::Extents(Vec::new()), Vec::new()));
+        };
+        let path = volume.cache.path(settling.ino);
+        let unread = |error| VolumeError::io(&path, error);
+        let pieces = pieces(settling, &file).map_err(unread)?;
+        let class = class_of(volume, settling)?;
+        let chunker = self.chunker(volume, class);
+        let mut reader = Reader::new(&file, settling.size);
+        let mut extents = Vec::new();
+        rechunk(
+            &chunker,
+            &pieces,
+            |offset, into: &mut [u8]| -> Result<(), Failure> {
+                Ok(reader.read(offset, into).map_err(unread)?)
+            },
+            |piece| {
+                extents.push(match piece {
+                    NewPiece::Kept(extent) => extent,
+                    NewPiece::Fresh { bytes, .. } => self.pack_fresh(volume, number, bytes)?,
+                });
+                Ok(())
+            },
+        )?;
+        let mut list = ListWriter::new(&volume.keys);
+        let mut put_page = |id, page: Vec<u8>| self.pack(volume, number, PackKind::Tree, id, &page);
+        for extent in &extents {
+            list.push(*extent, &mut put_page)?;
+        }
+        Ok((list.finish(&mut put_page)?, extents))
+    }
+
+    fn chunker(&mut self, volume: &Volume, class: SizeClass) -> Chunker {
+        self.chunkers
+            .entry(class.average())
+            .or_insert_with(|| Chunker::new(&volume.keys, class))
+            .clone()
+    }
+
+    fn pack_fresh(
+        &mut self,
+        volume: &Arc<Volume>,
+        number: Number,
+        bytes: &[u8],
+    ) -> Result<Extent, Failure> {
+        self.keep_limits(volume, bytes.len() as u64);
+        let id = volume.keys.chunk_id(bytes);
+        self.pack(volume, number, PackKind::Data, id, bytes)?;
+        let len = u32::try_from(bytes.len()).map_err(|_| VolumeError::TooLarge("a chunk"))?;
+        Ok(Extent::Chunk { id, len })
+    }
+
+    /// Puts a chunk into a pack, unless it is stored or on its way.
+    fn pack(
+        &mut self,
+        volume: &Arc<Volume>,
+        number: Number,
+        kind: PackKind,
+        id: ChunkId,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
+        let outbox = &volume.push.shared.outbox;
+        // Pages are no bytes of the file: they count for nothing in its progress.
+        let counted = match kind {
+            PackKind::Data => bytes.len() as u64,
+            PackKind::Tree => 0,
+        };
+        if volume.push.shared.is_stopping() {
+            return Err(Failure::Stopping);
+        }
+        // First what is on its way, then what is recorded: a pack leaves the one only when
+        // it is in the other.
+        if outbox.waits_for(number, &id, counted) {
+            return Ok(());
+        }
+        if volume.db.read(|connection| is_stored(connection, &id))? {
+            outbox.stored(number, counted);
+            return Ok(());
+        }
+        let raw_len = u32::try_from(bytes.len()).map_err(|_| VolumeError::TooLarge("a chunk"))?;
+        let mut open = match self.slot(kind).take() {
+            Some(open) => open,
+            None => open_pack(volume, kind)?,
+        };
+        let (codec, packed) = self.compressor.compress(bytes);
+        open.writer.push(id, codec, raw_len, packed)?;
+        outbox.packed(number, open.number, id, counted);
+        let full = open.writer.is_full();
+        *self.slot(kind) = Some(open);
+        if full {
+            self.close(volume, kind)?;
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, kind: PackKind) -> &mut Option<OpenPack> {
+        match kind {
+            PackKind::Data => &mut self.data,
+            PackKind::Tree => &mut self.lists,
+        }
+    }
+
+    fn close(&mut self, volume: &Arc<Volume>, kind: PackKind) -> Result<()> {
+        if let Some(open) = self.slot(kind).take() {
+            let parcel = Parcel {
+                number: open.number,
+                pack: open.writer.finish()?,
+            };
+            upload::dispatch(volume, parcel);
+        }
+        Ok(())
+    }
+
+    /// Waits so that storing takes no more of the processor and the disk than it may.
+    fn keep_limits(&mut self, volume: &Volume, bytes: u64) {
+        let shared = &volume.push.shared;
+        let used = priority::cpu_used();
+        let more = used.saturating_sub(self.processor_used);
+        self.processor_used = used;
+        let nanos = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);
+        let now = shared.now();
+        let wait = self
+            .processor
+            .take(now, nanos)
+            .max(self.reading.take(now, bytes));
+        if !wait.is_zero() {
+            shared.rest(wait);
+        }
+    }
+}
+
+/// All that is dirty is stored at once.
+const AT_ONCE: SettleRules = SettleRules {
+    quiet: Duration::ZERO,
+    longest_quiet: Duration::ZERO,
+    open: Duration::ZERO,
+    open_and_busy: Duration::ZERO,
+};
+
+fn open_pack(volume: &Volume, kind: PackKind) -> Result<OpenPack, Failure> {
+    let shared = &volume.push.shared;
+    let number = shared.outbox.open_pack().ok_or(Failure::Stopping)?;
+    let writer = salt().and_then(|salt| Ok(PackWriter::new(&volume.keys, kind, salt)?));
+    match writer {
+        Ok(writer) => Ok(OpenPack {
+            number,
+            writer,
+            opened: shared.now(),
+        }),
+        Err(error) => {
+            shared.outbox.acknowledged(number, []);
+            Err(error.into())
+        }
+    }
+}
+
+/// # Errors
+/// If there is no memory for it.
+pub(super) fn compressor() -> Result<Compressor> {
+    Compressor::new().map_err(|error| VolumeError::State(format!("no compressor: {error}")))
+}
+
+/// Fresh random bytes, never used before.
+pub(super) fn salt() -> Result<[u8; 32]> {
+    let mut salt = [0; 32];
+    crate::names::fill_random(&mut salt)?;
+    Ok(salt)
+}
+
+/// Whether a pack that counts holds the chunk.
+pub(super) fn is_stored(connection: &Connection, id: &ChunkId) -> Result<bool> {
+    Ok(connection
+        .prepare_cached(
+            "SELECT 1 FROM chunks JOIN packs USING(pack) WHERE chunks.id = ?1 AND condemned = 0",
+        )?
+        .exists([id.as_bytes()])?)
+}
+
+/// The size class that the file was cut with before, or the one of its size.
+fn class_of(volume: &Volume, settling: &Settling) -> Result<SizeClass> {
+    let in_map = settling
+        .extents
+        .iter()
+        .filter_map(|extent| match extent.piece {
+            Piece::Stored { .. } => u32::try_from(extent.len).ok(),
+            Piece::Local | Piece::Hole => None,
+        });
+    let mut lens: Vec<u32> = in_map.collect();
+    if lens.is_empty() {
+        lens = lens_before(volume, settling.ino)?;
+    }
+    Ok(SizeClass::continuing(lens, settling.size))
+}
+
+/// The lengths of the first chunks of the file's stored version.
+fn lens_before(volume: &Volume, ino: Ino) -> Result<Vec<u32>> {
+    let content: Option<Vec<u8>> = volume.db.read(|connection| {
+        Ok(connection
+            .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
+            .query_row([ino as i64], |row| row.get(0))?)
+    })?;
+    let Some(content) = content else {
+        return Ok(Vec::new());
+    };
+    let content = larder_format::decode_content(&content)?;
+    let mut lens = Vec::new();
+    let enough = 0..64 * SizeClass::Large.average() as u64;
+    let each = |_, extent| {
+        if let Extent::Chunk { len, .. } = extent {
+            lens.push(len);
+        }
+        Ok(())
+    };
+    list::expand_range(&content, enough, &mut |id: &ChunkId| volume.page(id), each)?;
+    Ok(lens)
+}
+
+fn note_failure(volume: &Volume, ino: Ino, error: &VolumeError) {
+    let shared = &volume.push.shared;
+    volume
+        .push
+        .attempts
+        .rest_until(ino, shared.now() + REST_AFTER_FAILURE);
+    if matches!(error, VolumeError::NoEntry) {
+        return;
+    }
+    let path = volume.path_of(ino).ok().flatten().unwrap_or_default();
+    shared.warnings.set(
+        "file",
+        format!(
+            "{} could not be stored: {error}",
+            String::from_utf8_lossy(&path)
+        ),
+    );
+}

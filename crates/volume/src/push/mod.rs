@@ -1,0 +1,112 @@
+//! The way from the cache to the store.
+//!
+//! Three kinds of workers, each with its own room:
+//!
+//! - One thread of low priority ([`ingest`]) takes dirty files that have settled, cuts
+//!   them into chunks, drops those that are stored already, and seals the rest into packs
+//!   in that order. Local rules ([`rules`]) keep files out of its way.
+//! - A few tasks ([`upload`]) carry packs to the store. When one is acknowledged, its
+//!   chunks are recorded, and the files that waited for nothing else become clean.
+//! - One task ([`commit`]) makes commits of what was stored, and pushes them in the order
+//!   that must hold: packs, tree packs, index, head.
+//!
+//! Memory is bounded: a pack has to find room in the [`outbox`] before it is opened, and a
+//! commit takes so many nodes at most. The store may be away for days: every request is
+//! tried again with growing pauses ([`health`]), writers are slowed when too much is dirty
+//! ([`throttle`]), and nothing is forgotten. A crash at any step loses nothing: a file is
+//! dirty until every chunk of it is recorded as acknowledged, and a commit number is
+//! durable, with the bytes of its head, before anything that carries it leaves.
+
+mod attempts;
+mod commit;
+mod draft;
+mod heads;
+mod health;
+mod index;
+mod ingest;
+mod log;
+mod outbox;
+mod priority;
+mod request;
+mod rules;
+mod shared;
+mod source;
+mod status;
+mod throttle;
+mod upload;
+mod written;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+pub use log::CommitInfo;
+pub use request::CommitReport;
+pub use status::PushStatus;
+
+pub(crate) use draft::set_base_commit;
+
+use crate::db::Db;
+use crate::{Result, Settings, Volume};
+use request::Request;
+use shared::Shared;
+
+/// What a volume has for storing its content.
+#[derive(Debug)]
+pub(crate) struct Push {
+    shared: Arc<Shared>,
+    rules: rules::Rules,
+    attempts: attempts::Attempts,
+    throttle: throttle::Throttle,
+    unindexed: index::Unindexed,
+    requests: mpsc::UnboundedSender<Request>,
+    inbox: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
+    ended: Mutex<Vec<oneshot::Receiver<()>>>,
+}
+
+impl Push {
+    /// Reads what is needed to go on where the last run ended.
+    pub(crate) fn new(db: &Db, settings: &Settings) -> Result<Self> {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        db.write(commit::wake_held)?;
+        Ok(Self {
+            shared: Arc::new(Shared::new(settings)),
+            rules: rules::Rules::new(&settings.local_rules),
+            attempts: attempts::Attempts::default(),
+            throttle: throttle::Throttle::new(settings),
+            unindexed: index::Unindexed::default(),
+            requests,
+            inbox: Mutex::new(Some(inbox)),
+            ended: Mutex::new(Vec::new()),
+        })
+    }
+}
+
+impl Drop for Push {
+    /// Whoever waits for the store without holding the volume gives up.
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+/// Starts the workers. They hold the volume only while they work on it.
+pub(crate) fn run(volume: &Arc<Volume>) {
+    let Some(inbox) = volume.push.inbox.lock().take() else {
+        return;
+    };
+    let ended = [ingest::start(volume), commit::start(volume, inbox)];
+    volume.push.ended.lock().extend(ended);
+}
+
+/// Stops the workers. What is on its way to the store is cut off, and goes again at the
+/// next start.
+pub(crate) async fn stop(volume: &Volume) {
+    volume.push.shared.stop();
+    let ended = std::mem::take(&mut *volume.push.ended.lock());
+    for worker in ended {
+        // An error means that the worker is gone: as good as ended.
+        let _ = worker.await;
+    }
+    volume.push.shared.uploads_ended().await;
+}

@@ -1,0 +1,153 @@
+//! Commits that a user asks for.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use larder_model::ChunkId;
+use tokio::sync::oneshot;
+
+use crate::progress::{Progress, Report, Unit};
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// How often a waiting caller looks how far it is, unless the looking takes long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A commit that was made and is stored.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct CommitReport {
+    /// Its number among this replica's commits; 0 if it is another replica's.
+    pub n: u64,
+    /// Its id, in hexadecimal digits.
+    pub id: String,
+    /// Files that changed again whenever they were stored: the commit has them as they were
+    /// stored last, if at all. Paths from the root.
+    pub still_changing: Vec<String>,
+}
+
+/// A commit, on its way from who wants it to who makes it.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) message: Option<String>,
+    pub(super) reply: oneshot::Sender<Result<(u64, ChunkId)>>,
+}
+
+impl Volume {
+    /// Makes a commit of all that is here now, and waits until the store has acknowledged
+    /// it with all its content. Files that keep changing are not waited for, but named.
+    /// Without a message, and if nothing changed, it answers the latest commit.
+    ///
+    /// While the store is away this waits; dropping the future ends the waiting, and what
+    /// is dirty is stored all the same.
+    ///
+    /// # Errors
+    /// If this replica must not push, the database fails, or the volume stops.
+    pub async fn commit(
+        self: &Arc<Self>,
+        message: Option<String>,
+        report: Report<'_>,
+    ) -> Result<CommitReport> {
+        let still_changing = self.wait_until_stored(report).await?;
+        let (reply, answer) = oneshot::channel();
+        let sent = self.push.requests.send(Request { message, reply });
+        if sent.is_err() {
+            return Err(VolumeError::Stopping);
+        }
+        let (n, id) = answer.await.unwrap_or(Err(VolumeError::Stopping))?;
+        Ok(CommitReport {
+            n,
+            id: id.to_string(),
+            still_changing,
+        })
+    }
+
+    /// Waits until what is dirty now is stored. Answers the paths of files that it gave up
+    /// waiting for.
+    async fn wait_until_stored(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<String>> {
+        let shared = &self.push.shared;
+        let _urgent = shared.hurry();
+        self.push.attempts.forget_changes();
+        let mut waiting = self.dirty_since_now()?;
+        let total = waiting.len() as u64;
+        let mut given_up = Vec::new();
+        let since = shared.now();
+        loop {
+            let look = Instant::now();
+            if let Some(refusal) = shared.warnings.refusal() {
+                return Err(VolumeError::State(refusal));
+            }
+            self.retain_unstored(&mut waiting, &mut given_up, since)?;
+            report(Progress {
+                phase: "storing".to_owned(),
+                done: total - waiting.len() as u64,
+                total,
+                unit: Unit::Files,
+                path: self.path_text(waiting.first().map(|(ino, _)| *ino))?,
+            });
+            if waiting.is_empty() {
+                break;
+            }
+            if !shared.pause(LOOK_INTERVAL.max(look.elapsed() * 5)).await {
+                return Err(VolumeError::Stopping);
+            }
+        }
+        given_up
+            .into_iter()
+            .filter_map(|ino| self.path_text(Some(ino)).transpose())
+            .collect()
+    }
+
+    /// The dirty files, each with its generation: one that is clean, or of a later
+    /// generation, was stored in between.
+    fn dirty_since_now(&self) -> Result<Vec<(Ino, u64)>> {
+        let files = self.dirty_files();
+        self.db.read(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT generation FROM cached WHERE ino = ?1 AND dirty = 1")?;
+            let mut dirty = Vec::with_capacity(files.len());
+            for ino in files {
+                let mut rows = statement.query([ino as i64])?;
+                if let Some(row) = rows.next()? {
+                    dirty.push((ino, row.get::<_, i64>(0)? as u64));
+                }
+            }
+            Ok(dirty)
+        })
+    }
+
+    fn retain_unstored(
+        &self,
+        waiting: &mut Vec<(Ino, u64)>,
+        given_up: &mut Vec<Ino>,
+        since: Duration,
+    ) -> Result<()> {
+        let attempts = &self.push.attempts;
+        let dirty: HashSet<_> = self.dirty_files().into_iter().collect();
+        self.db.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT 1 FROM cached WHERE ino = ?1 AND dirty = 1 AND generation = ?2",
+            )?;
+            let mut left = Vec::with_capacity(waiting.len());
+            for (ino, generation) in waiting.drain(..) {
+                let unstored = dirty.contains(&ino)
+                    && statement.exists((ino as i64, generation as i64))?
+                    && !attempts.stored_since(ino, since);
+                if unstored && attempts.keeps_changing(ino) {
+                    given_up.push(ino);
+                } else if unstored {
+                    left.push((ino, generation));
+                }
+            }
+            *waiting = left;
+            Ok(())
+        })
+    }
+
+    fn path_text(&self, ino: Option<Ino>) -> Result<Option<String>> {
+        let Some(ino) = ino else {
+            return Ok(None);
+        };
+        let path = self.path_of(ino)?;
+        Ok(path.map(|path| String::from_utf8_lossy(&path).into_owned()))
+    }
+}

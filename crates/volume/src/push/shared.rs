@@ -1,0 +1,169 @@
+//! What the workers share without holding the volume: time, the stop sign, the outbox.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder_plan::pace::{Meter, TokenBucket};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Semaphore, watch};
+
+use super::health::{Health, Warnings};
+use super::outbox::Outbox;
+use crate::Settings;
+
+const METER_WINDOW: Duration = Duration::from_secs(20);
+
+/// State of the workers that outlives a dropped volume for a moment.
+#[derive(Debug)]
+pub(super) struct Shared {
+    begin: Instant,
+    stop: watch::Sender<bool>,
+    bell: Bell,
+    pub(super) health: Health,
+    pub(super) warnings: Warnings,
+    pub(super) outbox: Outbox,
+    /// One permit for each upload at once; held until its pack is recorded.
+    pub(super) turns: Arc<Semaphore>,
+    uploads: usize,
+    bandwidth: Mutex<TokenBucket>,
+    sent: Mutex<Meter>,
+    /// Whether this replica was found to be the one that the store knows.
+    compared: AtomicBool,
+    /// How many callers wait for all that is dirty to be stored.
+    urgent: AtomicU64,
+}
+
+/// Wakes the ingest thread.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    ring: Condvar,
+}
+
+/// Somebody waits: while this lives, files are stored without waiting for quiet.
+#[derive(Debug)]
+pub(super) struct Urgent(Arc<Shared>);
+
+impl Shared {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let uploads = settings.parallel_uploads.clamp(1, 64);
+        Self {
+            begin: Instant::now(),
+            stop: watch::Sender::new(false),
+            bell: Bell::default(),
+            health: Health::default(),
+            warnings: Warnings::default(),
+            outbox: Outbox::new(uploads + 2),
+            turns: Arc::new(Semaphore::new(uploads)),
+            uploads,
+            bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
+            sent: Mutex::new(Meter::new(METER_WINDOW)),
+            compared: AtomicBool::new(false),
+            urgent: AtomicU64::new(0),
+        }
+    }
+
+    /// The time since the workers' state was made.
+    pub(super) fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    /// Tells everyone to stop.
+    pub(super) fn stop(&self) {
+        self.stop.send_replace(true);
+        self.outbox.close();
+        self.ring();
+    }
+
+    /// Whether to stop.
+    pub(super) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Ends when it is time to stop.
+    pub(super) async fn stopped(&self) {
+        // The sender is in `self`, so waiting can only end by the sign.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Waits for `pause`; false if it is time to stop.
+    pub(super) async fn pause(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            () = self.stopped() => false,
+        }
+    }
+
+    /// Wakes the ingest thread.
+    pub(super) fn ring(&self) {
+        *self.bell.rung.lock() = true;
+        self.bell.ring.notify_all();
+    }
+
+    /// Waits on the ingest thread, until `pause` is over or the bell rings.
+    pub(super) fn wait_for_bell(&self, pause: Duration) {
+        let mut rung = self.bell.rung.lock();
+        if !*rung {
+            self.bell.ring.wait_for(&mut rung, pause);
+        }
+        *rung = false;
+    }
+
+    /// Rests on the ingest thread for `pause`, unless it is time to stop.
+    pub(super) fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut rung = self.bell.rung.lock();
+        while !self.is_stopping() && !self.bell.ring.wait_until(&mut rung, until).timed_out() {}
+    }
+
+    /// Ends when no upload is under way; only after [`Shared::stop`].
+    pub(super) async fn uploads_ended(&self) {
+        let all = u32::try_from(self.uploads).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        let _ = self.turns.acquire_many(all).await;
+    }
+
+    /// From now on content may be sent: the store knows this replica, and no other as it.
+    pub(super) fn allow_push(&self) {
+        self.compared.store(true, Ordering::SeqCst);
+        self.ring();
+    }
+
+    /// Whether content may be sent.
+    pub(super) fn may_push(&self) -> bool {
+        self.compared.load(Ordering::SeqCst) && self.warnings.refusal().is_none()
+    }
+
+    /// Waits until `bytes` may be sent; false if it is time to stop.
+    pub(super) async fn may_send(&self, bytes: u64) -> bool {
+        let wait = self.bandwidth.lock().take(self.now(), bytes);
+        wait.is_zero() || self.pause(wait).await
+    }
+
+    /// Notes that the store acknowledged `bytes`.
+    pub(super) fn note_sent(&self, bytes: u64) {
+        self.sent.lock().record(self.now(), bytes);
+    }
+
+    /// What the store takes, in bytes per second over the last while.
+    pub(super) fn bytes_per_sec(&self) -> u64 {
+        self.sent.lock().per_sec(self.now())
+    }
+
+    pub(super) fn hurry(self: &Arc<Self>) -> Urgent {
+        self.urgent.fetch_add(1, Ordering::SeqCst);
+        self.ring();
+        Urgent(Arc::clone(self))
+    }
+
+    pub(super) fn is_urgent(&self) -> bool {
+        self.urgent.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Urgent {
+    fn drop(&mut self) {
+        self.0.urgent.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,56 @@
+//! How far storing is.
+
+use std::time::SystemTime;
+
+use crate::Volume;
+
+/// How far storing is. All numbers are cheap to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushStatus {
+    /// Bytes that wait to be stored. They go down with each pack that is acknowledged.
+    pub waiting_bytes: u64,
+    /// Files that wait to be stored.
+    pub waiting_files: u64,
+    /// What the store takes, in bytes per second over the last while.
+    pub bytes_per_sec: u64,
+    /// How long the rest takes at this rate; `None` while nothing moves.
+    pub seconds_left: Option<u64>,
+    /// What the store said when it last took nothing; `None` once it takes content again.
+    pub last_error: Option<String>,
+    /// Since when it takes nothing.
+    pub down_since: Option<SystemTime>,
+    /// What a user should know and perhaps act upon, the gravest first.
+    pub warnings: Vec<String>,
+}
+
+impl Volume {
+    /// How far storing is.
+    pub fn push_status(&self) -> PushStatus {
+        let shared = &self.push.shared;
+        let (dirty_bytes, waiting_files) = self.live.dirty_totals();
+        let waiting_bytes = dirty_bytes.saturating_sub(shared.outbox.stored_ahead());
+        let bytes_per_sec = shared.bytes_per_sec();
+        let seconds_left = match (waiting_bytes, bytes_per_sec) {
+            (0, _) => Some(0),
+            (_, 0) => None,
+            (bytes, rate) => Some(bytes.div_ceil(rate)),
+        };
+        let trouble = shared.health.trouble();
+        let mut warnings = shared.warnings.all();
+        warnings.extend(
+            trouble
+                .iter()
+                .filter(|trouble| trouble.needs_user)
+                .map(|trouble| format!("nothing can be stored: {}", trouble.words)),
+        );
+        PushStatus {
+            waiting_bytes,
+            waiting_files,
+            bytes_per_sec,
+            seconds_left,
+            down_since: trouble.as_ref().map(|trouble| trouble.since),
+            last_error: trouble.map(|trouble| trouble.words),
+            warnings,
+        }
+    }
+}

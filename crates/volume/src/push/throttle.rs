@@ -1,0 +1,165 @@
+//! Slowing writers to what the store takes.
+//!
+//! Bytes that are not stored can only lie here. Below the soft limit a writer goes at the
+//! speed of the disk; the question costs a few loads of memory then. Above it
+//! `larder_plan::pace` says how long each write waits. The disk under the cache is watched
+//! as well: what is written is subtracted from what was free when it was last asked, so
+//! that it is asked rarely as long as there is plenty.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use larder_plan::pace::{Admission, DirtyLimits, Drain, admit_write};
+
+use crate::{Result, Settings, Volume, VolumeError};
+
+/// How much may be written before the disk is asked again.
+const ASK_AGAIN_AFTER: u64 = 64 << 20;
+/// A full disk is given this long to become less full, by eviction.
+const EVICTION_TIME: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What is known for the fast question.
+#[derive(Debug)]
+pub(super) struct Throttle {
+    limits: DirtyLimits,
+    keep_free: u64,
+    /// How many bytes may be written before the disk is asked how much is free.
+    unasked: AtomicU64,
+    /// When bytes were last acknowledged, in milliseconds of the workers' time.
+    drained_ms: AtomicU64,
+}
+
+impl Throttle {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            limits: DirtyLimits {
+                soft_bytes: settings.dirty_soft_bytes,
+                hard_bytes: settings.dirty_hard_bytes,
+                stall: settings.dirty_stall,
+            },
+            keep_free: settings.keep_free_bytes,
+            unasked: AtomicU64::new(0),
+            drained_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// The store acknowledged bytes.
+    pub(super) fn note_drain(&self, now: Duration) {
+        self.drained_ms
+            .store(now.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn idle(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_millis(
+            self.drained_ms.load(Ordering::Relaxed),
+        ))
+    }
+
+    /// Takes `len` off what may be written unasked; false if it is used up.
+    fn pass(&self, len: u64) -> bool {
+        self.unasked
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(len)
+            })
+            .is_ok()
+    }
+}
+
+impl Volume {
+    /// Whether [`Volume::throttle_write`] might wait, or has to ask the disk: then it is not
+    /// for a thread that must not. A few loads of memory. If it says no, `len` is counted as
+    /// written.
+    pub(crate) fn write_may_wait(&self, len: u64) -> bool {
+        let throttle = &self.push.throttle;
+        self.live.dirty_bytes().saturating_add(len) > throttle.limits.soft_bytes
+            || !throttle.pass(len)
+    }
+
+    /// Lets a writer of `len` bytes go on at the rate at which the store takes content.
+    /// Call it from a worker thread, with no lock held.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSpace`] if nothing drained for a while, or the disk is full.
+    pub(crate) fn throttle_write(&self, len: u64) -> Result<()> {
+        self.wait_for_disk(len)?;
+        let (throttle, shared) = (&self.push.throttle, &self.push.shared);
+        let mut first_refused = None;
+        loop {
+            if self.is_stopping() {
+                return Err(VolumeError::Stopping);
+            }
+            let now = shared.now();
+            // Not before this writer has waited itself: the store may just have been idle
+            // because there was nothing to take.
+            let waited = first_refused.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+            let drain = Drain {
+                bytes_per_sec: shared.bytes_per_sec(),
+                idle: throttle.idle(now).min(waited),
+            };
+            let dirty = self.live.dirty_bytes();
+            match admit_write(throttle.limits, dirty, len, drain) {
+                Admission::Now => return Ok(()),
+                Admission::After(wait) => {
+                    std::thread::sleep(wait);
+                    return Ok(());
+                }
+                Admission::AskAgain(wait) => {
+                    first_refused.get_or_insert(now);
+                    std::thread::sleep(wait);
+                }
+                Admission::Full => return Err(self.no_drain(dirty)),
+            }
+        }
+    }
+
+    fn no_drain(&self, dirty: u64) -> VolumeError {
+        let why = self.push_status();
+        let why = why.warnings.into_iter().next().or(why.last_error);
+        VolumeError::NoSpace(format!(
+            "{dirty} bytes wait to be stored, and nothing was stored for {} s{}",
+            self.push.throttle.limits.stall.as_secs(),
+            why.map(|why| format!(" ({why})")).unwrap_or_default()
+        ))
+    }
+
+    /// Waits, a moment, until the disk under the cache has room for `len` bytes.
+    fn wait_for_disk(&self, len: u64) -> Result<()> {
+        let throttle = &self.push.throttle;
+        if throttle.pass(len) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut told = false;
+        loop {
+            let free = self.disk_free()?;
+            let above = free.saturating_sub(throttle.keep_free);
+            if let Some(left) = above.checked_sub(len) {
+                throttle
+                    .unasked
+                    .store(left.min(ASK_AGAIN_AFTER), Ordering::Relaxed);
+                return Ok(());
+            }
+            if self.is_stopping() {
+                return Err(VolumeError::Stopping);
+            }
+            if began.elapsed() >= EVICTION_TIME.min(throttle.limits.stall) {
+                return Err(VolumeError::NoSpace(format!(
+                    "the disk under the cache has {free} bytes left, and {} stay free",
+                    throttle.keep_free
+                )));
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(free, "the disk under the cache is full");
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    fn disk_free(&self) -> Result<u64> {
+        let root = self.cache.root();
+        let disk =
+            rustix::fs::statvfs(root).map_err(|error| VolumeError::io(root, error.into()))?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}

@@ -1,0 +1,190 @@
+//! Packs go to the store.
+//!
+//! Each pack is a task of its own; so many at once send. When the store has acknowledged a
+//! pack, one transaction records it and its chunks; only then are the files that waited for
+//! it recorded as settled. So a crash in between sends at most the packs again that the
+//! store had taken and the database had not noted.
+
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use larder_format::{Pack, PackEntry, PackRef, pack_name};
+use larder_model::PackId;
+use larder_store::{Key, Store};
+
+use super::outbox::{Cut, Number};
+use super::shared::Shared;
+use crate::live::Settled;
+use crate::{Result, Volume, VolumeError};
+
+/// A sealed pack, with its number in the outbox.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) number: Number,
+    pub(super) pack: Pack,
+}
+
+/// A pack that the store acknowledged.
+#[derive(Debug)]
+pub(super) struct Sent {
+    id: PackId,
+    seal: PackRef,
+    size: u64,
+    entries: Vec<PackEntry>,
+}
+
+/// Sends a pack in the background.
+pub(super) fn dispatch(volume: &Arc<Volume>, parcel: Parcel) {
+    let shared = Arc::clone(&volume.push.shared);
+    let store = Arc::clone(&volume.store);
+    let volume_then = Arc::downgrade(volume);
+    volume
+        .runtime
+        .spawn(async move { carry(shared, store, volume_then, parcel).await });
+}
+
+async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>, parcel: Parcel) {
+    let Ok(_turn) = shared.turns.acquire().await else {
+        return;
+    };
+    let sent = match send(&shared, &store, parcel.pack).await {
+        Ok(sent) => sent,
+        Err(VolumeError::Stopping) => return,
+        Err(error) => return shared.warnings.set("upload", error.to_string()),
+    };
+    let Some(volume) = volume.upgrade() else {
+        return;
+    };
+    let number = parcel.number;
+    let recording = tokio::task::spawn_blocking(move || note_delivery(&volume, number, sent));
+    if let Err(error) = recording.await {
+        tracing::error!(%error, "recording a pack ended early");
+    }
+}
+
+/// Puts a pack on the store, however long it takes.
+///
+/// # Errors
+/// [`VolumeError::Stopping`] if the volume stops first.
+pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
+    let key = key(pack_name(pack.seal.kind, &pack.id))?;
+    let bytes = Bytes::from(pack.bytes);
+    let size = bytes.len() as u64;
+    put(shared, store, &key, bytes).await?;
+    Ok(Sent {
+        id: pack.id,
+        seal: pack.seal,
+        size,
+        entries: pack.entries,
+    })
+}
+
+/// Puts an object on the store, however long it takes, within the bandwidth limit.
+///
+/// # Errors
+/// [`VolumeError::Stopping`] if the volume stops first.
+pub(super) async fn put(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    key: &Key,
+    bytes: Bytes,
+) -> Result<()> {
+    let size = bytes.len() as u64;
+    if !shared.may_send(size).await {
+        return Err(VolumeError::Stopping);
+    }
+    let put = || store.put(key, bytes.clone());
+    shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
+    shared.note_sent(size);
+    Ok(())
+}
+
+/// The key of this name. Names of objects are made by us, so one that is no key is a bug
+/// that shows here.
+pub(super) fn key(name: impl Into<String>) -> Result<Key> {
+    Key::new(name).map_err(|error| VolumeError::State(error.to_string()))
+}
+
+fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
+    let chunks: Vec<_> = sent.entries.iter().map(|entry| entry.chunk).collect();
+    while let Err(error) = record(volume, &sent) {
+        // The disk may be full for a while. Until this is noted the pack is not stored.
+        volume.push.shared.warnings.set(
+            "record",
+            format!("what the store acknowledged could not be noted: {error}"),
+        );
+        volume.push.shared.rest(std::time::Duration::from_secs(2));
+        if volume.push.shared.is_stopping() {
+            return;
+        }
+    }
+    volume.push.shared.warnings.clear("record");
+    volume.push.unindexed.remember(sent.id, sent.entries);
+    let done = volume.push.shared.outbox.acknowledged(number, chunks);
+    volume.push.throttle.note_drain(volume.push.shared.now());
+    for cut in done {
+        finish(volume, &cut);
+    }
+    volume.push.shared.ring();
+}
+
+/// Records an acknowledged pack and where its chunks lie, in one transaction.
+pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
+    volume.db.write(|tx| {
+        tx.prepare_cached(
+            "INSERT INTO packs(id, kind, size, epoch, salt) VALUES(?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT(id) DO NOTHING",
+        )?
+        .execute((
+            sent.id.as_bytes(),
+            sent.seal.kind.code(),
+            sent.size as i64,
+            sent.seal.epoch,
+            sent.seal.salt.as_slice(),
+        ))?;
+        let pack: i64 = tx
+            .prepare_cached("SELECT pack FROM packs WHERE id = ?1")?
+            .query_row([sent.id.as_bytes()], |row| row.get(0))?;
+        let mut insert = tx.prepare_cached(
+            "INSERT OR REPLACE INTO chunks(id, pack, entry, off, len, raw_len, codec)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        for entry in &sent.entries {
+            insert.execute((
+                entry.chunk.as_bytes(),
+                pack,
+                entry.entry,
+                entry.off,
+                entry.len,
+                entry.raw_len,
+                entry.codec.code(),
+            ))?;
+        }
+        Ok(())
+    })
+}
+
+/// Records and remembers a pack that a commit sent.
+pub(super) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
+    record(volume, &sent)?;
+    volume.push.unindexed.remember(sent.id, sent.entries);
+    Ok(())
+}
+
+/// All chunks of a file are stored: records its content.
+pub(super) fn finish(volume: &Volume, cut: &Cut) {
+    let ino = cut.settling.ino;
+    let settled = volume.finish_settle(&cut.settling, &cut.content, &cut.extents);
+    volume.live.set_aside(ino, None);
+    let attempts = &volume.push.attempts;
+    match settled {
+        Ok(Settled::Clean | Settled::Gone) | Err(VolumeError::NoEntry) => attempts.settled(ino),
+        Ok(Settled::StillOpen) => {
+            attempts.stored_open(ino, cut.settling.stamp(), volume.push.shared.now());
+        }
+        Ok(Settled::ChangedMeanwhile) => attempts.changed(ino),
+        Err(error) => {
+            tracing::warn!(ino, %error, "a stored file could not be noted as such");
+        }
+    }
+}

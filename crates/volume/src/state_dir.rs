@@ -1,0 +1,99 @@
+//! The directory that holds a replica's state, and the lock that makes it one process's.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use larder_format::KeyFile;
+
+use crate::{Result, VolumeError};
+
+/// The state directory, locked for as long as this value lives.
+#[derive(Debug)]
+pub struct StateDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+impl StateDir {
+    /// Takes the lock of the state directory.
+    ///
+    /// # Errors
+    /// [`VolumeError::Locked`] if another process has it.
+    pub fn lock(root: &Path) -> Result<Self> {
+        let path = root.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|error| VolumeError::io(&path, error))?;
+        if lock.try_lock().is_err() {
+            let mut pid = String::new();
+            let _ = lock.read_to_string(&mut pid);
+            return Err(VolumeError::Locked(pid.trim().to_owned()));
+        }
+        let mut write_pid = || {
+            lock.set_len(0)?;
+            write!(lock, "{}", std::process::id())
+        };
+        write_pid().map_err(|error| VolumeError::io(&path, error))?;
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("volume.db")
+    }
+
+    /// The cache of files.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// The key file, of mode 0600.
+    pub fn key_file(&self) -> PathBuf {
+        self.root.join("key")
+    }
+
+    /// Writes the key file. It must not be there yet.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write_keys(&self, keys: &KeyFile) -> Result<()> {
+        let path = self.key_file();
+        let bytes = keys.encode();
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_all()
+            })
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(|error| VolumeError::io(&path, error))
+    }
+
+    /// The keys of the volume and of this replica.
+    ///
+    /// # Errors
+    /// If the key file is not there or cannot be read.
+    pub fn keys(&self) -> Result<KeyFile> {
+        let path = self.key_file();
+        let bytes = std::fs::read(&path).map_err(|error| VolumeError::io(&path, error))?;
+        Ok(KeyFile::decode(&bytes)?)
+    }
+}
