@@ -162,6 +162,11 @@ impl Volume {
         &self.store
     }
 
+    /// The directory under which the content lies that is here.
+    pub fn cache_root(&self) -> &std::path::Path {
+        self.cache.root()
+    }
+
     /// What SQLite's own check finds wrong in the database; empty if nothing is.
     ///
     /// # Errors
