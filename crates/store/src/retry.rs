@@ -2,8 +2,9 @@
 //!
 //! Passing errors ([`StoreError::is_passing`]) are met with another attempt after a pause
 //! that doubles, plus or minus a random part, so that many callers do not come back at the
-//! same moment. What a user must mend is handed on at once. A call is bounded: no attempt
-//! starts after the policy's deadline, and an attempt itself is bounded by the store below.
+//! same moment. What a user must mend is handed on at once, and what came back damaged
+//! three times is damaged. A call is bounded: no attempt starts after the policy's
+//! deadline, and an attempt itself is bounded by the store below.
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -15,7 +16,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{Durability, Key, ObjectMeta, Store, StoreError};
+use crate::{Durability, ErrorKind, Key, ObjectMeta, Store, StoreError};
+
+/// Damage may be an answer that was cut on its way; after this many attempts it is not.
+const DAMAGED_ATTEMPTS: u32 = 3;
 
 /// How often and how long to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,8 @@ impl Retry {
             };
             failures += 1;
             let next = Instant::now() + self.policy.pause(failures, roll());
-            if !error.is_passing() || next >= end {
+            let damaged = error.kind == ErrorKind::Damaged && failures >= DAMAGED_ATTEMPTS;
+            if !error.is_passing() || damaged || next >= end {
                 return Err(error);
             }
             tracing::debug!(%error, failures, "trying again");

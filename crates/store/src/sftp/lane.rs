@@ -49,6 +49,9 @@ const OPENING: usize = 32;
 /// replica is seen soon.
 const OPEN_FOR: Duration = Duration::from_secs(60);
 
+/// Memory that is set aside before any bytes came, at most.
+const RESERVE_BYTES: u64 = 32 << 20;
+
 /// How much of an object is asked for before its size is known.
 const HEAD_BYTES: u64 = 1 << 20;
 
@@ -353,37 +356,33 @@ impl Lane {
     /// The whole object, of at most `most` bytes.
     pub(super) async fn read_all(self: &Arc<Self>, path: &str, most: u64) -> Result<Bytes, Fault> {
         let file = self.open_object(path).await?;
+        let result = self.read_open(&file, most).await;
+        if result.is_err() {
+            self.forget(path);
+        }
+        result
+    }
+
+    async fn read_open(&self, file: &OpenFile, most: u64) -> Result<Bytes, Fault> {
+        let mut bytes = BytesMut::new();
         if let Some(&size) = file.size.get() {
-            return self.read(&file, 0..size).await;
+            return self.read(file, 0..size, bytes).await;
         }
+        // What is small comes with its size; the rest of what is large is asked for then.
         let told = self.send(self.session.fstat(&file.handle)).await;
-        let (told, head) = futures::join!(told, self.read_at_most(&file, 0..HEAD_BYTES));
-        let (size, head) = (told?.attrs.size.unwrap_or(0), head?);
-        if size > most {
-            return Err(Fault::Huge { size });
-        }
-        if size <= head.len() as u64 {
-            // Larger than it said a moment ago: not an object, for those do not grow.
-            let whole = size == head.len() as u64;
-            return if whole {
-                Ok(head)
-            } else {
-                Err(Fault::Huge {
-                    size: head.len() as u64,
-                })
-            };
-        }
-        if (head.len() as u64) < HEAD_BYTES {
-            return Err(Fault::Short {
-                size: head.len() as u64,
+        let (told, head) = futures::join!(told, self.read_into(file, 0..HEAD_BYTES, &mut bytes));
+        head?;
+        let (size, came) = (told?.attrs.size.unwrap_or(0), bytes.len() as u64);
+        if size > most || size < came {
+            return Err(Fault::Huge {
+                size: size.max(came),
             });
         }
+        if came < size.min(HEAD_BYTES) {
+            return Err(Fault::Short { size: came });
+        }
         let _ = file.size.set(size);
-        let rest = self.read(&file, HEAD_BYTES..size).await?;
-        let mut bytes = BytesMut::with_capacity(head.len() + rest.len());
-        bytes.extend_from_slice(&head);
-        bytes.extend_from_slice(&rest);
-        Ok(bytes.freeze())
+        self.read(file, came..size, bytes).await
     }
 
     /// The bytes of an object in `range`, all of them.
@@ -393,28 +392,41 @@ impl Lane {
         range: Range<u64>,
     ) -> Result<Bytes, Fault> {
         let file = self.open_object(path).await?;
-        let result = self.read(&file, range).await;
+        let result = self.read(&file, range, BytesMut::new()).await;
         if result.is_err() {
             self.forget(path);
         }
         result
     }
 
-    async fn read(&self, file: &OpenFile, range: Range<u64>) -> Result<Bytes, Fault> {
-        let bytes = self.read_at_most(file, range.clone()).await?;
-        match bytes.len() as u64 == range.end.saturating_sub(range.start) {
-            true => Ok(bytes),
-            false => Err(Fault::Short {
-                size: range.start + bytes.len() as u64,
+    /// `bytes`, and behind them all bytes in `range`.
+    async fn read(
+        &self,
+        file: &OpenFile,
+        range: Range<u64>,
+        mut bytes: BytesMut,
+    ) -> Result<Bytes, Fault> {
+        let wanted = range.end.saturating_sub(range.start);
+        bytes.reserve(usize::try_from(wanted.min(RESERVE_BYTES)).unwrap_or(0));
+        let before = bytes.len();
+        self.read_into(file, range.clone(), &mut bytes).await?;
+        match (bytes.len() - before) as u64 {
+            came if came == wanted => Ok(bytes.freeze()),
+            came => Err(Fault::Short {
+                size: range.start + came,
             }),
         }
     }
 
-    /// The bytes in `range`, as far as the file has them.
-    async fn read_at_most(&self, file: &OpenFile, range: Range<u64>) -> Result<Bytes, Fault> {
+    /// Adds the bytes in `range`, as far as the file has them.
+    async fn read_into(
+        &self,
+        file: &OpenFile,
+        range: Range<u64>,
+        bytes: &mut BytesMut,
+    ) -> Result<(), Fault> {
         let window = pieces_in_flight(self.read_bytes);
         let mut flying = FuturesOrdered::new();
-        let mut bytes = BytesMut::new();
         let mut next = range.start;
         loop {
             while flying.len() < window && next < range.end {
@@ -424,16 +436,12 @@ impl Lane {
                 next = end;
             }
             let Some(piece) = flying.next().await else {
-                return Ok(bytes.freeze());
+                return Ok(());
             };
             let (piece, wanted) = piece?;
-            let ended = (piece.len() as u64) < wanted;
-            if bytes.is_empty() && flying.is_empty() && (ended || next >= range.end) {
-                return Ok(piece);
-            }
             bytes.extend_from_slice(&piece);
-            if ended {
-                return Ok(bytes.freeze());
+            if (piece.len() as u64) < wanted {
+                return Ok(());
             }
         }
     }

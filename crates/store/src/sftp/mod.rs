@@ -396,25 +396,27 @@ impl Sftp {
         to: &str,
         directory: Option<&OpenFile>,
     ) -> Result<(), Trouble> {
-        let fault = match lane.settle(file, from, to, directory).await {
-            Ok(()) => return Ok(()),
-            Err(fault) => fault,
-        };
-        if fault.is_status(StatusCode::NoSuchFile) {
+        let mut settled = lane.settle(file, from, to, directory).await;
+        if matches!(&settled, Err(fault) if fault.is_status(StatusCode::NoSuchFile)) {
             // Only where directories are not opened beforehand.
             let place = to.rsplit_once('/').map_or(".", |(place, _)| place);
             self.make_directories(lane, place).await?;
-            return lane.rename(from, to).await.doing("put in place", to);
+            settled = lane.rename(from, to).await;
         }
-        if fault.is_status(StatusCode::Failure) && !lane.extensions().posix_rename {
-            return self.replace(lane, from, to).await;
+        match settled {
+            Err(fault)
+                if fault.is_status(StatusCode::Failure) && !lane.extensions().posix_rename =>
+            {
+                self.replace(lane, from, to).await
+            }
+            other => other.doing("put in place", to),
         }
-        Err(fault).doing("put in place", to)
     }
 
     /// A plain SFTP rename does not replace. What lies there already is most likely the
     /// same object, put before; only if it differs, it makes way.
     async fn replace(&self, lane: &Arc<Lane>, from: &str, to: &str) -> Result<(), Trouble> {
+        lane.forget(to);
         let (mine, there) = futures::join!(
             lane.read_all(from, MAX_OBJECT_BYTES),
             lane.read_all(to, MAX_OBJECT_BYTES)
