@@ -1,0 +1,318 @@
+//! What operations answer. These are the shapes that `--json` prints, so a field is never
+//! renamed and never changes its meaning; new ones may come. Units are in the names; times
+//! are nanoseconds since 1970.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A path within the volume: names joined by `/`. In JSON a string, or a list of its bytes
+/// if it is not UTF-8.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct TreePath(pub Vec<u8>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written<'a> {
+    Text(std::borrow::Cow<'a, str>),
+    Bytes(Vec<u8>),
+}
+
+impl Serialize for TreePath {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => Written::Text(text.into()),
+            Err(_) => Written::Bytes(self.0.clone()),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TreePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match Written::deserialize(deserializer)? {
+            Written::Text(text) => text.into_owned().into_bytes(),
+            Written::Bytes(bytes) => bytes,
+        }))
+    }
+}
+
+/// As a terminal may show it: what is not text, and control characters, are escaped; the
+/// root is `/`.
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("/");
+        }
+        for part in self.0.utf8_chunks() {
+            for c in part.valid().chars() {
+                match c.is_control() {
+                    true => write!(f, "{}", c.escape_default())?,
+                    false => write!(f, "{c}")?,
+                }
+            }
+            part.invalid()
+                .iter()
+                .try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The state of a volume on this machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// The volume's id.
+    pub volume: String,
+    /// Where it is, or would be, mounted.
+    pub mount: PathBuf,
+    /// Whether it is mounted.
+    pub mounted: bool,
+    /// The daemon's process, if one runs.
+    pub daemon_pid: Option<u32>,
+    /// Files.
+    pub files: u64,
+    /// Directories, the root among them.
+    pub directories: u64,
+    /// Bytes of all files.
+    pub bytes_all: u64,
+    /// Bytes of content on this machine.
+    pub bytes_here: u64,
+    /// Bytes that are not stored yet.
+    pub bytes_waiting: u64,
+    /// Files that are not stored yet.
+    pub files_waiting: u64,
+    /// What this machine may keep.
+    pub budget_bytes: u64,
+    /// Nodes that differ from the latest commit.
+    pub uncommitted_nodes: u64,
+    /// The speed to the stores now.
+    pub upload_bytes_per_sec: u64,
+    /// How long the rest takes at that speed, if it can be told.
+    pub left_secs: Option<u64>,
+    /// The stores.
+    pub stores: Vec<StoreReport>,
+    /// What the user should know, in words.
+    pub warnings: Vec<String>,
+}
+
+/// The state of one store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreReport {
+    /// Its address, without secrets.
+    pub address: String,
+    /// Whether the last attempt to reach it worked.
+    pub reachable: bool,
+    /// Why it was not reached.
+    pub last_error: Option<String>,
+    /// Bytes on their way to it or waiting.
+    pub bytes_waiting: u64,
+    /// The speed to it now.
+    pub upload_bytes_per_sec: u64,
+    /// The speed from it now.
+    pub download_bytes_per_sec: u64,
+    /// How long the rest takes at that speed, if it can be told.
+    pub left_secs: Option<u64>,
+}
+
+/// How much of a file is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// All.
+    Here,
+    /// Some.
+    Part,
+    /// Nothing.
+    Away,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+/// One line of `ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryReport {
+    /// Its path in the volume.
+    pub path: TreePath,
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    /// Links to it.
+    pub links: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Its true size in bytes, wherever they are.
+    pub size_bytes: u64,
+    /// Last change of its content.
+    pub modified: i64,
+    /// How much of it is here.
+    pub presence: Presence,
+    /// Bytes of it on this machine's disk.
+    pub bytes_here: u64,
+    /// Whether it holds what is not stored yet.
+    pub dirty: bool,
+    /// Whether it is pinned, itself or by a directory above.
+    pub pinned: bool,
+    /// Whether a rule keeps it on this machine.
+    pub local: bool,
+    /// How many stores hold all of it.
+    pub stores: u32,
+    /// Where a symlink leads.
+    pub target: Option<TreePath>,
+}
+
+/// A file that was left as it is, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptReport {
+    /// Which.
+    pub path: TreePath,
+    /// Why, as "it is not stored yet".
+    pub reason: String,
+}
+
+/// What `stash` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StashReport {
+    /// Whether it only says what it would do.
+    pub dry_run: bool,
+    /// Files dropped from here.
+    pub files: u64,
+    /// Bytes freed.
+    pub freed_bytes: u64,
+    /// Files kept.
+    pub kept: Vec<KeptReport>,
+}
+
+/// What `checkout` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckoutReport {
+    /// Files that are here whole now.
+    pub files: u64,
+    /// Bytes that were brought.
+    pub fetched_bytes: u64,
+    /// Files that could not be brought.
+    pub failed: Vec<KeptReport>,
+    /// Whether it ended before all was tried, because the store or the disk gave out.
+    pub cut: bool,
+}
+
+/// What `pin` or `unpin` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinReport {
+    /// How many paths changed.
+    pub changed: u64,
+    /// Whether they are pinned now.
+    pub pinned: bool,
+}
+
+/// What `adopt` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptReport {
+    /// Where the directory is now.
+    pub path: TreePath,
+    /// Files taken in.
+    pub files: u64,
+    /// Directories taken in.
+    pub directories: u64,
+    /// Bytes taken in.
+    pub bytes: u64,
+    /// What could not be taken in and stays where it was.
+    pub kept: Vec<KeptReport>,
+}
+
+/// A named state of the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitReport {
+    /// Its number on this replica, from 1.
+    pub n: u64,
+    /// Its id.
+    pub id: String,
+    /// When it was made.
+    pub time: i64,
+    /// Its message.
+    pub message: Option<String>,
+    /// Whether a store holds it.
+    pub stored: bool,
+}
+
+/// What `commit` made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommitMade {
+    /// Its number on this replica; 0 if it is another replica's and nothing changed since.
+    pub n: u64,
+    /// Its id.
+    pub id: String,
+    /// Files that changed again whenever they were stored: the commit has them as they were
+    /// stored last, if at all.
+    pub still_changing: Vec<String>,
+}
+
+/// Something that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamageReport {
+    /// Where: a path in the volume, or an object of a store.
+    pub place: TreePath,
+    /// What, in words.
+    pub problem: String,
+    /// Whether it is well again: the content was fetched anew.
+    pub mended: bool,
+}
+
+/// What `verify` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Files whose content here was compared with its hashes.
+    pub files: u64,
+    /// Bytes that were read and hashed, here and on the stores.
+    pub bytes: u64,
+    /// Objects of the stores that were read.
+    pub objects: u64,
+    /// What is not what it must be.
+    pub damaged: Vec<DamageReport>,
+    /// What should be there and is not.
+    pub missing: Vec<DamageReport>,
+    /// What could not be looked at; it may be well.
+    pub unknown: Vec<DamageReport>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_of_any_bytes_goes_through_json_and_is_safe_on_a_terminal() {
+        for (bytes, json, shown) in [
+            (&b""[..], "\"\"", "/"),
+            (b"a/\xc3\xa9", "\"a/é\"", "a/é"),
+            (b"a\x1b[1m", "\"a\\u001b[1m\"", "a\\u{1b}[1m"),
+            (b"\xffz", "[255,122]", "\\xffz"),
+        ] {
+            let path = TreePath(bytes.to_vec());
+            assert_eq!(serde_json::to_string(&path).unwrap(), json);
+            assert_eq!(serde_json::from_str::<TreePath>(json).unwrap(), path);
+            assert_eq!(path.to_string(), shown);
+        }
+    }
+}

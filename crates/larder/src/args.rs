@@ -1,0 +1,357 @@
+//! The commands and their arguments.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use larder_daemon::{ByteSize, Profile, parse_duration};
+
+/// One tree of files on all your machines; each keeps only its working set.
+#[derive(Debug, Parser)]
+#[command(
+    name = "larder",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = crate::topics::POINTER)]
+pub struct Larder {
+    /// The volume: its id (or the start of it), or its mount path.
+    #[arg(long, global = true, value_name = "VOLUME", env = "LARDER_VOLUME")]
+    pub volume: Option<OsString>,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new volume whose content lives on a store.
+    Init(Init),
+    /// Bring a volume to this machine from its store: the whole tree at once, content on demand.
+    Open(Open),
+    /// Mount a volume; its daemon runs until `larder unmount`.
+    Mount(Mount),
+    /// Unmount a volume and end its daemon, after everything is written to disk.
+    Unmount(Unmount),
+    /// Show what is here, what waits to be stored, and how the stores are.
+    Status(Status),
+    /// List files with their true size and time, and how much of each is here.
+    Ls(Ls),
+    /// Free the space of files whose content is stored for sure.
+    Stash(Stash),
+    /// Bring content back.
+    Checkout(Checkout),
+    /// Make an existing directory part of the volume, with no second copy of its content.
+    Adopt(Adopt),
+    /// Keep content here always: files, directories, and what is later made in them.
+    Pin(Paths),
+    /// Let content be dropped again when space is needed.
+    Unpin(Paths),
+    /// Store all changes and keep this state of the tree.
+    Commit(Commit),
+    /// List the commits, the newest first.
+    Log(Log),
+    /// Compare content with its hashes, here and on the stores.
+    Verify(Verify),
+    /// List or try out the stores.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Look for what is wrong with this machine's part, and say how to mend it.
+    Doctor(Doctor),
+    /// Have systemd mount a volume at login.
+    #[command(subcommand)]
+    Service(ServiceCommand),
+    /// Print the completions of a shell.
+    Completions(Completions),
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man(Man),
+}
+
+/// Makes a volume.
+#[derive(Debug, Args)]
+#[command(after_help = crate::topics::ADDRESSES)]
+pub struct Init {
+    /// Where to mount it: an empty directory, made if it is not there.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// The store's address.
+    #[arg(long, value_name = "URL")]
+    pub store: String,
+    /// How much content this machine keeps, as 20G or 500M.
+    #[arg(long, value_name = "SIZE")]
+    pub budget: ByteSize,
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Opens a volume on a new machine.
+#[derive(Debug, Args)]
+#[command(after_help = crate::topics::ADDRESSES)]
+pub struct Open {
+    /// The store's address.
+    #[arg(value_name = "URL")]
+    pub store: String,
+    /// Where to mount it: an empty directory, made if it is not there.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// How much content this machine keeps, as 20G or 500M.
+    #[arg(long, value_name = "SIZE", default_value = "20G")]
+    pub budget: ByteSize,
+    #[command(flatten)]
+    pub passphrase: PassphraseFrom,
+    /// Open with the recovery key instead of the passphrase; asks for it on a terminal.
+    #[arg(long, conflicts_with = "passphrase_file")]
+    pub recovery_key: bool,
+    /// Open with the recovery key in this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file", value_hint = ValueHint::FilePath)]
+    pub recovery_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where the passphrase comes from, if not from the terminal.
+#[derive(Debug, Args)]
+pub struct PassphraseFrom {
+    /// Read the passphrase from the first line of this file (`-`: standard input).
+    #[arg(long, value_name = "FILE", env = "LARDER_PASSPHRASE_FILE", value_hint = ValueHint::FilePath)]
+    pub passphrase_file: Option<PathBuf>,
+}
+
+/// How a store is reached; kept in the volume's config.toml.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "How the store is reached")]
+pub struct Reach {
+    /// SFTP: log in with this private key.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub identity: Option<PathBuf>,
+    /// SFTP: the file of known host keys, instead of ~/.ssh/known_hosts.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub known_hosts: Option<PathBuf>,
+    /// SFTP: take and remember the key of a host that is seen for the first time.
+    #[arg(long)]
+    pub accept_new_host_key: bool,
+    /// A TOML file of mode 0600 with the store's secrets; it is copied to the state directory.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub secrets_file: Option<PathBuf>,
+}
+
+/// Mounts a volume.
+#[derive(Debug, Args)]
+pub struct Mount {
+    /// The directory that `init` or `open` was told; not needed if there is one volume only.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// Stay in the foreground until Ctrl-C.
+    #[arg(long)]
+    pub foreground: bool,
+    /// How the kernel is told to cache, this time: `passthrough` (whole files are read and
+    /// written past the daemon; needs CAP_SYS_ADMIN), `cached` (the kernel keeps pages and
+    /// writes back) or `no-open` (opens do not reach the daemon; for read-mostly trees of
+    /// small files).
+    #[arg(long, value_name = "PROFILE", value_parser = profiles())]
+    pub profile: Option<Profile>,
+    /// Let other users of this machine see the mount, this time.
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Run as the daemon that another `larder mount` waits for.
+    #[arg(long, hide = true, conflicts_with = "foreground")]
+    pub detached: bool,
+}
+
+/// Unmounts a volume.
+#[derive(Debug, Args)]
+pub struct Unmount {
+    /// The mount; not needed inside it, or if there is one volume only.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+    /// Detach it although files are open in it; those who hold them get errors.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Shows the state of a volume.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// Show it again every second, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
+    /// Print JSON (with --watch, one line each).
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Lists files.
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// Files and directories; the current directory, or the root of the volume.
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Mode, owner, size, time, and how much is here.
+    #[arg(short, long)]
+    pub long: bool,
+    /// Everything below too.
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The directory itself, not what is in it.
+    #[arg(short, long, conflicts_with = "recursive")]
+    pub directory: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Frees space.
+#[derive(Debug, Args)]
+pub struct Stash {
+    /// Files and directories.
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Only what was not used for this long, as 10m, 2h or 3d.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    pub older_than: Option<Duration>,
+    /// Only say what would be freed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Brings content.
+#[derive(Debug, Args)]
+pub struct Checkout {
+    /// Files and directories.
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Takes a directory in.
+#[derive(Debug, Args)]
+pub struct Adopt {
+    /// The directory, on the same file system as Larder's state.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Where it is to be in the volume; by default its own name at the root.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub to: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Some paths.
+#[derive(Debug, Args)]
+pub struct Paths {
+    /// Files and directories.
+    #[arg(value_name = "PATH", required = true, value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Makes a commit.
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// What this state is.
+    #[arg(short, long)]
+    pub message: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Lists commits.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// At most so many.
+    #[arg(short = 'n', long, default_value_t = 50)]
+    pub limit: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Checks content.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Files and directories; by default all of the volume.
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
+    /// Read and check what the stores hold, too.
+    #[arg(long)]
+    pub stores: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// About the stores.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// List the volume's stores.
+    List(Json),
+    /// Try out each store: write, read, list and delete a small object.
+    Check(Json),
+}
+
+/// How it is printed.
+#[derive(Debug, Args)]
+pub struct Json {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Looks for what is wrong.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// About systemd.
+#[derive(Debug, Subcommand)]
+pub enum ServiceCommand {
+    /// Print the user unit of a volume.
+    Show,
+    /// Write the user unit of a volume where systemd looks for it.
+    Install,
+}
+
+/// Prints completions.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Writes manual pages.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// Where to.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+fn profiles() -> impl TypedValueParser<Value = Profile> {
+    PossibleValuesParser::new(Profile::ALL.map(Profile::name))
+        .try_map(|name| name.parse::<Profile>())
+}

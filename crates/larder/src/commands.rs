@@ -1,0 +1,134 @@
+//! Each command: from arguments to a request, from an answer to words and an exit code.
+
+mod adopt;
+mod checkout;
+mod commit;
+mod doctor;
+mod ls;
+mod mount;
+mod pin;
+mod setup;
+mod shell;
+mod stash;
+mod status;
+mod store;
+mod verify;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use larder_daemon::{Failure, Home, Located, Operation, Session, TreePath, locate};
+
+use crate::args::{Command, Larder};
+use crate::exit::Exit;
+use crate::say::{self, Bar};
+
+/// Does what `larder` says.
+pub fn run(larder: Larder) -> Result<Exit, Failure> {
+    if let Command::Mount(args) = &larder.command
+        && !args.foreground
+    {
+        // The daemon sets up its own log; the command that starts it has none.
+        return mount::mount(Machine::new(larder.volume)?, args);
+    }
+    larder_daemon::log_to_terminal()?;
+    let machine = || Machine::new(larder.volume.clone());
+    match &larder.command {
+        Command::Init(args) => setup::init(args),
+        Command::Open(args) => setup::open(args),
+        Command::Mount(args) => mount::mount(machine()?, args),
+        Command::Unmount(args) => mount::unmount(machine()?, args),
+        Command::Status(args) => status::run(machine()?, args),
+        Command::Ls(args) => ls::run(machine()?, args),
+        Command::Stash(args) => stash::run(machine()?, args),
+        Command::Checkout(args) => checkout::run(machine()?, args),
+        Command::Adopt(args) => adopt::run(machine()?, args),
+        Command::Pin(args) => pin::run(machine()?, args, true),
+        Command::Unpin(args) => pin::run(machine()?, args, false),
+        Command::Commit(args) => commit::commit(machine()?, args),
+        Command::Log(args) => commit::log(machine()?, args),
+        Command::Verify(args) => verify::run(machine()?, args),
+        Command::Store(command) => store::run(machine()?, command),
+        Command::Doctor(args) => doctor::run(machine()?, args),
+        Command::Service(command) => mount::service(machine()?, command),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man(args) => shell::man(args),
+    }
+}
+
+/// Where the command runs: the volumes that are here, and the one that `--volume` names.
+pub struct Machine {
+    home: Home,
+    cwd: PathBuf,
+    volume: Option<OsString>,
+}
+
+impl Machine {
+    fn new(volume: Option<OsString>) -> Result<Self, Failure> {
+        Ok(Self {
+            home: Home::from_env()?,
+            cwd: working_dir(),
+            volume,
+        })
+    }
+
+    /// The volume and the places in it that `paths` mean.
+    fn locate(&self, paths: &[PathBuf]) -> Result<Located, Failure> {
+        locate(&self.home, self.volume.as_deref(), &self.cwd, paths)
+    }
+
+    /// The volume that an optional directory means.
+    fn locate_dir(&self, dir: Option<&PathBuf>) -> Result<Located, Failure> {
+        self.locate(dir.map(std::slice::from_ref).unwrap_or_default())
+    }
+}
+
+/// The current directory as the shell names it. That of a mount whose daemon died cannot be
+/// asked for, but `PWD` still tells it.
+fn working_dir() -> PathBuf {
+    std::env::current_dir()
+        .ok()
+        .or_else(|| std::env::var_os("PWD").map(PathBuf::from))
+        .unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// Runs `work` on a runtime of its own.
+fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("No threads could be started: {e}.")))?;
+    runtime.block_on(work)
+}
+
+/// Has `operation` done, by the daemon or here, with a progress bar.
+fn ask<O: Operation>(located: &Located, operation: O) -> Result<O::Answer, Failure> {
+    on_runtime(async {
+        let session = Session::start(&located.replica).await?;
+        let bar = Bar::new();
+        let answer = session
+            .ask(operation, &|progress| bar.report(progress))
+            .await;
+        drop(bar);
+        let ended = session.end().await;
+        answer.and_then(|answer| ended.map(|()| answer))
+    })
+}
+
+fn tree_paths(located: &Located) -> Vec<TreePath> {
+    located.paths.iter().cloned().map(TreePath).collect()
+}
+
+/// How many kept files are named; the rest is counted.
+const NAMED: usize = 20;
+
+/// Says which files were left as they are, and why.
+fn say_kept(kept: &[larder_daemon::KeptReport]) {
+    for file in kept.iter().take(NAMED) {
+        say::out(format_args!("  {}: {}", file.path, file.reason));
+    }
+    if kept.len() > NAMED {
+        say::out(format_args!("  and {} more", kept.len() - NAMED));
+    }
+}

@@ -1,0 +1,92 @@
+//! `init` and `open`: a volume comes to this machine.
+
+use std::path::Path;
+
+use larder_daemon::{
+    ByteSize, Credential, Failure, Home, StoreConfig, Wanted, init as make, open as bring,
+};
+
+use super::on_runtime;
+use crate::args::{Init, Open, Reach};
+use crate::exit::Exit;
+use crate::say::{self, Bar};
+use crate::{passphrase, units};
+
+pub fn init(args: &Init) -> Result<Exit, Failure> {
+    let home = Home::from_env()?;
+    let wanted = wanted(&args.dir, &args.store, args.budget, &args.reach).checked(&home)?;
+    let words = passphrase::new(args.passphrase.passphrase_file.as_deref())?;
+    let made = on_runtime(make(&home, wanted, &words))?;
+    if args.json {
+        say::json(&made)?;
+    } else {
+        let mount = made.mount.display();
+        say::out(format_args!(
+            "Made volume {} at {mount}; its content lives on {}.",
+            made.volume, made.store
+        ));
+        say::out(format_args!(
+            "\nRecovery key:\n\n    {}\n",
+            made.recovery_key
+        ));
+    }
+    say::warning("The recovery key is shown this once, and opens the volume for whoever has it.");
+    say::hint("Write it down, and keep it apart from this machine.");
+    say::hint(format_args!(
+        "`larder mount {}` mounts the volume.",
+        made.mount.display()
+    ));
+    Ok(Exit::Done)
+}
+
+pub fn open(args: &Open) -> Result<Exit, Failure> {
+    let home = Home::from_env()?;
+    let wanted = wanted(&args.dir, &args.store, args.budget, &args.reach).checked(&home)?;
+    let credential = credential(args)?;
+    let bar = Bar::new();
+    let opened = on_runtime(bring(&home, wanted, credential, &|progress| {
+        bar.report(progress);
+    }));
+    drop(bar);
+    let opened = opened?;
+    opened.warnings.iter().for_each(say::warning);
+    if args.json {
+        say::json(&opened)?;
+        return Ok(Exit::Done);
+    }
+    say::out(format_args!(
+        "Opened volume {} at {}: {}, {}.",
+        opened.volume,
+        opened.mount.display(),
+        say::count(opened.files, "file"),
+        units::size(opened.bytes),
+    ));
+    say::hint(format_args!(
+        "`larder mount {}` mounts it.",
+        opened.mount.display()
+    ));
+    Ok(Exit::Done)
+}
+
+fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted {
+    Wanted {
+        mount: dir.to_owned(),
+        store: StoreConfig {
+            address: address.to_owned(),
+            identity: reach.identity.clone(),
+            known_hosts: reach.known_hosts.clone(),
+            accept_new_host_key: reach.accept_new_host_key,
+        },
+        budget,
+        secrets_file: reach.secrets_file.clone(),
+    }
+}
+
+fn credential(args: &Open) -> Result<Credential, Failure> {
+    if args.recovery_key || args.recovery_key_file.is_some() {
+        let key = passphrase::recovery_key(args.recovery_key_file.as_deref())?;
+        return Ok(Credential::RecoveryKey(key.to_string()));
+    }
+    let words = passphrase::known(args.passphrase.passphrase_file.as_deref())?;
+    Ok(Credential::Passphrase(words.to_string()))
+}
