@@ -1,0 +1,331 @@
+//! The content of files: what a session thread answers at once, and what goes to workers.
+//!
+//! The volume says which is which: `read_here` and `write_here` answer `None` where they
+//! would have to wait. The reply then goes along with the work, and is sent from there.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use fuser::{
+    BackingId, Errno, FileHandle, FopenFlags, Generation, INodeNo, OpenAccMode, OpenFlags,
+    ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite, Request,
+};
+use larder_volume::{Access, Attr, Ino, SeekKind};
+
+use crate::attrs::errno;
+use crate::dot_larder;
+use crate::face::{Answer, Face, caller, refuse_inside};
+use crate::handles::{self, Left, Way};
+use crate::news::News;
+use crate::profile::{KEEP, Profile};
+
+/// The most that one copy_file_range(2) copies; the answer has 32 bits.
+const COPY_BYTES: u64 = 1 << 30;
+
+/// How the kernel is to treat a handle whose reads and writes come to the daemon: it keeps
+/// its pages, because content changes under an inode through the kernel only.
+const OPEN_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE;
+
+thread_local! {
+    /// What a read is gathered in. Kept, because making and zeroing it for each read
+    /// would cost as much as the read.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+fn with_buffer<T>(len: u32, fill: impl FnOnce(&mut [u8]) -> T) -> T {
+    BUFFER.with_borrow_mut(|buffer| {
+        let len = len as usize;
+        if buffer.len() < len {
+            buffer.resize(len, 0);
+        }
+        fill(&mut buffer[..len])
+    })
+}
+
+impl Face {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        request: &Request,
+        ino: Ino,
+        flags: OpenFlags,
+        reply: ReplyOpen,
+    ) {
+        let access = access(flags);
+        if dot_larder::is_inside(ino) {
+            return open_text(&access, reply);
+        }
+        let (face, uid) = (Arc::clone(self), request.uid());
+        let open = move || match face.take_handle(ino, access, uid, |file| reply.open_backing(file))
+        {
+            Ok(Way::Daemon) => reply.opened(handles::handle_of(&access), OPEN_FLAGS),
+            Ok(Way::Backing(backing)) => {
+                let handle = handles::handle_of(&access);
+                reply.opened_passthrough(handle, FopenFlags::empty(), &backing.id);
+            }
+            Err(error) => reply.error(error),
+        };
+        // Opening to write may have to mark the file durably before it is changed.
+        if access.write || access.truncate {
+            self.workers.disk.run(open);
+        } else {
+            open();
+        }
+    }
+
+    fn take_handle(
+        &self,
+        ino: Ino,
+        access: Access,
+        uid: u32,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Answer<Way> {
+        if access.truncate && uid != 0 {
+            self.drop_set_id(ino)?;
+        }
+        let direct = self.profile == Profile::Passthrough && !self.handles.come_here(ino);
+        let opened = self.volume.open(ino, Access { direct, ..access });
+        let opened = opened.map_err(|error| errno(&error))?;
+        Ok(self.handles.admit(ino, &access, opened.backing, register))
+    }
+
+    /// Makes a file and opens it.
+    pub(crate) fn create(
+        &self,
+        request: &Request,
+        (parent, name): (Ino, &OsStr),
+        mode: u32,
+        flags: OpenFlags,
+        reply: ReplyCreate,
+    ) {
+        let exclusive = flags.0 & libc::O_EXCL != 0;
+        let handle = handles::handle_of(&access(flags));
+        let made = self.make_file(parent, name, mode, caller(request), exclusive);
+        let opened = made.and_then(|attr| {
+            let mut access = access(flags);
+            access.truncate &= attr.size > 0;
+            let register = |file: &File| reply.open_backing(file);
+            let way = self.take_handle(attr.ino, access, request.uid(), register)?;
+            let attr = if access.truncate {
+                Attr {
+                    size: 0,
+                    blocks: 0,
+                    ..attr
+                }
+            } else {
+                attr
+            };
+            Ok((self.introduce(&attr), way))
+        });
+        match opened {
+            Ok((attr, Way::Daemon)) => {
+                reply.created(&KEEP, &attr, Generation(0), handle, OPEN_FLAGS);
+            }
+            Ok((attr, Way::Backing(backing))) => {
+                let flags = FopenFlags::empty();
+                reply.created_passthrough(&KEEP, &attr, Generation(0), handle, flags, &backing.id);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    pub(crate) fn release(&self, ino: Ino, handle: FileHandle) {
+        if dot_larder::is_inside(ino) {
+            return;
+        }
+        let access = handles::access_of(handle);
+        let left = self.handles.release(ino, &access);
+        self.close_in_volume(ino, access);
+        if left == Left::NoneAfterUnseenWrites {
+            // Written through a map, perhaps, of which the kernel's attributes know nothing.
+            self.desk.tell(News::AttributesChanged(ino));
+        }
+    }
+
+    pub(crate) fn close_in_volume(&self, ino: Ino, access: Access) {
+        if let Err(error) = self.volume.close(ino, access) {
+            tracing::error!(%error, ino, "what a closed file had become could not be noted");
+        }
+    }
+
+    pub(crate) fn read(self: &Arc<Self>, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
+        if dot_larder::is_inside(ino) {
+            return match self.dot_larder.read(ino, offset, len) {
+                Some(bytes) => reply.data(&bytes),
+                None => reply.error(Errno::ESTALE),
+            };
+        }
+        with_buffer(len, |buffer| {
+            match self.volume.read_here(ino, offset, buffer) {
+                Ok(Some(read)) => reply.data(&buffer[..read]),
+                Ok(None) => {
+                    let face = Arc::clone(self);
+                    self.workers
+                        .fetch
+                        .run(move || face.read_waiting(ino, offset, len, reply));
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read_waiting(&self, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
+        with_buffer(len, |buffer| match self.volume.read(ino, offset, buffer) {
+            Ok(read) => reply.data(&buffer[..read]),
+            Err(error) => reply.error(errno(&error)),
+        });
+    }
+
+    pub(crate) fn write(
+        self: &Arc<Self>,
+        ino: Ino,
+        offset: u64,
+        bytes: &[u8],
+        kills_set_id: bool,
+        reply: ReplyWrite,
+    ) {
+        let allowed = refuse_inside(ino).and_then(|()| {
+            if kills_set_id {
+                self.drop_set_id(ino)
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(error) = allowed {
+            return reply.error(error);
+        }
+        match self.volume.write_here(ino, offset, bytes) {
+            Ok(Some(written)) => reply.written(written as u32),
+            Ok(None) => {
+                let (face, bytes) = (Arc::clone(self), bytes.to_vec());
+                self.workers
+                    .write
+                    .run(move || match face.volume.write(ino, offset, &bytes) {
+                        Ok(written) => reply.written(written as u32),
+                        Err(error) => reply.error(errno(&error)),
+                    });
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    pub(crate) fn fsync(self: &Arc<Self>, ino: Ino, data_only: bool, reply: ReplyEmpty) {
+        if dot_larder::is_inside(ino) {
+            return reply.ok();
+        }
+        let face = Arc::clone(self);
+        self.workers
+            .disk
+            .run(move || send(face.volume.fsync(ino, data_only), reply));
+    }
+
+    pub(crate) fn fsync_dir(self: &Arc<Self>, ino: Ino, reply: ReplyEmpty) {
+        if dot_larder::is_inside(ino) {
+            return reply.ok();
+        }
+        let face = Arc::clone(self);
+        self.workers
+            .disk
+            .run(move || send(face.volume.fsync_dir(ino), reply));
+    }
+
+    pub(crate) fn fallocate(
+        self: &Arc<Self>,
+        ino: Ino,
+        mode: i32,
+        offset: u64,
+        len: u64,
+        reply: ReplyEmpty,
+    ) {
+        if let Err(error) = refuse_inside(ino) {
+            return reply.error(error);
+        }
+        let face = Arc::clone(self);
+        self.workers
+            .fetch
+            .run(move || send(face.volume.fallocate(ino, mode, offset, len), reply));
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// With writeback, the kernel has bytes, and a size, that the volume does not know
+    /// yet, and it does not write them out before it asks. So it is made to: telling it
+    /// that its pages are void writes out what is dirty first.
+    pub(crate) fn seek(self: &Arc<Self>, ino: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
+        let kind = match whence {
+            libc::SEEK_DATA => SeekKind::Data,
+            libc::SEEK_HOLE => SeekKind::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(from) = u64::try_from(offset) else {
+            return reply.error(Errno::ENXIO);
+        };
+        if self.profile == Profile::Cached && self.handles.is_written(ino) {
+            let face = Arc::clone(self);
+            self.workers.disk.run(move || {
+                if let Some(notifier) = face.notifier.get()
+                    && let Err(error) = notifier.inval_inode(INodeNo(ino), 0, 0)
+                {
+                    tracing::debug!(%error, ino, "dirty pages could not be called in");
+                }
+                face.seek_now(ino, from, kind, reply);
+            });
+        } else {
+            self.seek_now(ino, from, kind, reply);
+        }
+    }
+
+    fn seek_now(&self, ino: Ino, offset: u64, kind: SeekKind, reply: ReplyLseek) {
+        match self.volume.seek(ino, offset, kind) {
+            Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    pub(crate) fn copy_range(
+        self: &Arc<Self>,
+        (from, from_offset): (Ino, u64),
+        (to, to_offset): (Ino, u64),
+        len: u64,
+        reply: ReplyWrite,
+    ) {
+        if dot_larder::is_inside(from) || dot_larder::is_inside(to) {
+            return reply.error(Errno::EXDEV);
+        }
+        let (face, len) = (Arc::clone(self), len.min(COPY_BYTES));
+        self.workers.fetch.run(move || {
+            match face
+                .volume
+                .copy_range(from, from_offset, to, to_offset, len)
+            {
+                Ok(copied) => reply.written(u32::try_from(copied).unwrap_or(u32::MAX)),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+}
+
+fn access(flags: OpenFlags) -> Access {
+    Access {
+        write: flags.acc_mode() != OpenAccMode::O_RDONLY,
+        truncate: flags.0 & libc::O_TRUNC != 0,
+        direct: false,
+    }
+}
+
+fn open_text(access: &Access, reply: ReplyOpen) {
+    if access.write || access.truncate {
+        reply.error(Errno::EPERM);
+    } else {
+        reply.opened(FileHandle(0), OPEN_FLAGS);
+    }
+}
+
+fn send(done: larder_volume::Result<()>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}

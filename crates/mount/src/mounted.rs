@@ -1,0 +1,261 @@
+//! The life of a mount: made, served, ended.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use fuser::{BackgroundSession, BackingId, Config, Session, SessionACL};
+use larder_volume::Volume;
+use parking_lot::Mutex;
+use rustix::thread::CapabilitySet;
+
+use crate::error::MountError;
+use crate::face::Face;
+use crate::listings::Listings;
+use crate::mountpoint;
+use crate::news::{self, Desk};
+use crate::profile::Profile;
+use crate::server::Server;
+
+/// How far the kernel reads ahead, in KiB; its own offer is 128.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// How to mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountOptions {
+    /// The profile; [`Profile::Passthrough`] falls back to [`Profile::Cached`] where the
+    /// system does not grant it.
+    pub profile: Profile,
+    /// Whether other users than the one who mounts may enter; permissions hold for them.
+    pub allow_other: bool,
+}
+
+impl Default for MountOptions {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Passthrough,
+            allow_other: false,
+        }
+    }
+}
+
+/// A mounted volume. Dropping it takes the mount away, even from programs that use it.
+#[derive(Debug)]
+pub struct Mounted {
+    path: PathBuf,
+    profile: Profile,
+    volume: Arc<Volume>,
+    threads: Mutex<Option<Threads>>,
+}
+
+#[derive(Debug)]
+struct Threads {
+    session: BackgroundSession,
+    news: JoinHandle<()>,
+}
+
+/// Mounts the volume on an empty directory.
+///
+/// # Errors
+/// If the place is not fit, or the system does not let us.
+pub fn mount(
+    volume: Arc<Volume>,
+    path: &Path,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
+    let path = mountpoint::check(path)?;
+    if options.profile != Profile::Passthrough {
+        return mount_as(&volume, path, options);
+    }
+    let why_not = if has_sys_admin() {
+        match mount_as(&volume, path.clone(), options) {
+            Err(MountError::Session { source, .. }) => source.to_string(),
+            other => return other,
+        }
+    } else {
+        "it needs CAP_SYS_ADMIN".to_owned()
+    };
+    tracing::warn!(%why_not, "no passthrough here; mounting with profile cached");
+    let profile = Profile::Cached;
+    mount_as(
+        &volume,
+        path,
+        &MountOptions {
+            profile,
+            ..*options
+        },
+    )
+}
+
+fn mount_as(
+    volume: &Arc<Volume>,
+    path: PathBuf,
+    options: &MountOptions,
+) -> Result<Mounted, MountError> {
+    let device = mountpoint::attach(&path, options.allow_other)?;
+    let attached = Attached(Some(path));
+    let failed = |source| MountError::Session {
+        path: attached.path().to_owned(),
+        source,
+    };
+    let listings = Arc::new(Listings::default());
+    let (desk, news) = Desk::new(Arc::clone(&listings));
+    let face = Face::new(Arc::clone(volume), options.profile, listings, desk.clone());
+    let face = Arc::new(face);
+    let session = start_session(Arc::clone(&face), device, options).map_err(failed)?;
+    let _ = face.notifier.set(session.notifier());
+    let news = news::start(news, session.notifier()).map_err(failed)?;
+    let session = session.spawn().map_err(failed)?;
+    volume.set_notifier(Some(Box::new(desk)));
+    let path = attached.keep();
+    read_further_ahead(&path);
+    Ok(Mounted {
+        path,
+        profile: options.profile,
+        volume: Arc::clone(volume),
+        threads: Mutex::new(Some(Threads { session, news })),
+    })
+}
+
+/// A mount that is taken away again unless all goes well.
+struct Attached(Option<PathBuf>);
+
+impl Attached {
+    fn path(&self) -> &Path {
+        self.0.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = mountpoint::detach(path)
+        {
+            tracing::warn!(%error, "a mount that failed could not be taken away");
+        }
+    }
+}
+
+fn start_session(
+    face: Arc<Face>,
+    device: OwnedFd,
+    options: &MountOptions,
+) -> io::Result<Session<Server>> {
+    let (profile, volume) = (face.profile, Arc::clone(&face.volume));
+    let mut config = Config::default();
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    // One thread: two were slower at small opens, and what may wait does so elsewhere.
+    config.n_threads = Some(1);
+    let session = Session::from_fd(Server(face), device, config.acl, config)?;
+    if profile == Profile::Passthrough {
+        probe_passthrough(&session, volume.cache_root())?;
+    }
+    Ok(session)
+}
+
+/// Whether the kernel takes a backing file from us: in a container it may not, though we
+/// look like root. What it took it keeps until the unmount, so it gets an empty file.
+fn probe_passthrough(session: &Session<Server>, cache: &Path) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let empty = rustix::fs::open(cache, flags, mode)?;
+    BackingId::create_raw(session.as_fd(), empty)?;
+    Ok(())
+}
+
+fn has_sys_admin() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Lifts how far the kernel reads ahead, where we may.
+fn read_further_ahead(path: &Path) {
+    let Ok(meta) = std::fs::metadata(path) else {
+        return;
+    };
+    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
+        tracing::debug!(%error, setting, "the kernel keeps its own readahead");
+    }
+}
+
+impl Mounted {
+    /// The directory it is mounted on, without symlinks.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The profile that is in use; not always the one that was asked for.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// Unmounts, after all that was written has arrived. [`Mounted::wait`] then returns.
+    ///
+    /// # Errors
+    /// [`MountError::Busy`] if programs use it: then it stays mounted.
+    pub fn unmount(&self) -> Result<(), MountError> {
+        if self.is_gone() {
+            return Ok(());
+        }
+        mountpoint::unmount(&self.path)
+    }
+
+    /// Takes the mount out of the tree at once. Programs that use it go on until they
+    /// close what they have open; only then [`Mounted::wait`] returns.
+    ///
+    /// # Errors
+    /// If the system does not let us.
+    pub fn detach(&self) -> Result<(), MountError> {
+        if self.is_gone() {
+            return Ok(());
+        }
+        mountpoint::detach(&self.path)
+    }
+
+    /// Whether it is known that nothing is mounted there any more.
+    fn is_gone(&self) -> bool {
+        mountpoint::is_mounted(&self.path).is_ok_and(|mounted| !mounted)
+    }
+
+    /// Waits until the mount has ended, however it ends, and all that it began is done.
+    ///
+    /// # Errors
+    /// If the session broke.
+    pub fn wait(&self) -> Result<(), MountError> {
+        let mut threads = self.threads.lock();
+        let Some(Threads { session, news }) = threads.take() else {
+            return Ok(());
+        };
+        let ended = session.join();
+        self.volume.set_notifier(None);
+        let _ = news.join();
+        ended.map_err(|source| MountError::Session {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.threads.lock().is_none() {
+            return;
+        }
+        if let Err(error) = self.unmount().or_else(|_| self.detach()) {
+            tracing::warn!(%error, "the mount stays");
+        }
+    }
+}
