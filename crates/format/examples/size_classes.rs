@@ -1,5 +1,5 @@
 //! What an edit of a large file sends, by the average length of its chunks: the measurement
-//! behind `docs/decisions/0001-size-classes.md`.
+//! behind `docs/decisions/0002-size-classes.md`.
 //!
 //! `cargo run --release -p larder-format --example size_classes [MiB]`
 
@@ -21,13 +21,18 @@ struct Sent {
     list: usize,
 }
 
-fn measure(keys: &VolumeKeys, average: usize, before: &[u8], after: &[u8]) -> Sent {
+fn measure(
+    keys: &VolumeKeys,
+    average: usize,
+    before: &[u8],
+    after: &[u8],
+) -> std::io::Result<Sent> {
     let mut stored = HashSet::new();
     let extents = extents(keys, average, before);
     stored.extend(extents.iter().map(|(id, _)| *id));
     stored.extend(list_pages(keys, &extents).into_iter().map(|(id, _)| id));
 
-    let mut compressor = Compressor::new().expect("memory for a compressor");
+    let mut compressor = Compressor::new()?;
     let mut seal_len = |bytes: &[u8]| compressor.compress(bytes).1.len() + 16;
     let extents = self::extents(keys, average, after);
     let mut sent = Sent {
@@ -51,7 +56,7 @@ fn measure(keys: &VolumeKeys, average: usize, before: &[u8], after: &[u8]) -> Se
             sent.list += seal_len(&page);
         }
     }
-    sent
+    Ok(sent)
 }
 
 fn extents(keys: &VolumeKeys, average: usize, data: &[u8]) -> Vec<(ChunkId, usize)> {
@@ -78,12 +83,12 @@ fn list_pages(keys: &VolumeKeys, extents: &[(ChunkId, usize)]) -> Vec<(ChunkId, 
     pages
 }
 
-fn main() {
+fn main() -> std::io::Result<()> {
     let mib = std::env::args().nth(1).and_then(|arg| arg.parse().ok());
     let keys = VolumeKeys::new(VolumeId([1; 16]), [2; 32], [3; 32]);
     let before = compressible::log_lines(1, mib.unwrap_or(1024) << 20);
     let after = compressible::edited(&before);
-    let mut compressor = Compressor::new().expect("memory for a compressor");
+    let mut compressor = Compressor::new()?;
     let packed: usize = before
         .chunks(128 << 10)
         .take(256)
@@ -92,7 +97,7 @@ fn main() {
     println!("compresses {:.2} to 1", (256 << 17) as f64 / packed as f64);
     println!("average KiB | chunks | new chunks | raw KB | sealed KB | list KB | all KB");
     for average in [64, 128, 256, 512, 1024] {
-        let sent = measure(&keys, average << 10, &before, &after);
+        let sent = measure(&keys, average << 10, &before, &after)?;
         println!(
             "{average:11} | {:6} | {:10} | {:6} | {:9} | {:7} | {:6}",
             sent.chunks,
@@ -103,4 +108,5 @@ fn main() {
             (sent.sealed + sent.list) / 1000
         );
     }
+    Ok(())
 }

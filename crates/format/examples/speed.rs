@@ -19,7 +19,9 @@ use larder_model::{
 #[path = "../tests/compressible/mod.rs"]
 mod compressible;
 
-fn main() -> Result<(), FormatError> {
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> Outcome {
     let keys = VolumeKeys::new(VolumeId([1; 16]), [2; 32], [3; 32]);
     let mut numbers = compressible::Numbers::new(1);
     let noise: Vec<u8> = (0..32 << 20)
@@ -37,7 +39,7 @@ fn rate(what: &str, bytes: usize, since: Instant) {
     println!("{what:40} {:6.2} GB/s", bytes as f64 / secs / 1e9);
 }
 
-fn content(keys: &VolumeKeys, what: &str, data: &[u8]) -> Result<(), FormatError> {
+fn content(keys: &VolumeKeys, what: &str, data: &[u8]) -> Outcome {
     let chunker = Chunker::new(keys, SizeClass::Middle);
     let old = [OldPiece::Local {
         len: data.len() as u64,
@@ -63,7 +65,7 @@ fn content(keys: &VolumeKeys, what: &str, data: &[u8]) -> Result<(), FormatError
         .collect();
     rate(&format!("{what}: name"), data.len(), start);
 
-    let mut compressor = Compressor::new().expect("memory for a compressor");
+    let mut compressor = Compressor::new()?;
     let start = Instant::now();
     let with_zstd = chunks.iter().filter(|chunk| {
         let (codec, _) = compressor.compress(&data[(*chunk).clone()]);
@@ -133,7 +135,7 @@ impl PageStore for Pages {
     }
 }
 
-fn tree(keys: &VolumeKeys) -> Result<(), FormatError> {
+fn tree(keys: &VolumeKeys) -> Outcome {
     const COUNT: u64 = 1_000_000;
     let key = |n: u64| {
         let mut id = [0; 16];

@@ -15,7 +15,7 @@ use crate::{FormatError, ReplicaKey, VolumeKeys};
 type Result<T> = std::result::Result<T, FormatError>;
 
 /// What stands before the signed bytes.
-pub(crate) const SIGNATURE_CONTEXT: &[u8] = b"larder 1 head";
+pub(crate) const SIGNATURE_CONTEXT: &str = "larder 1 head";
 
 const BODY_LEN: usize = 16 + 32 + 8 + 32;
 
@@ -43,7 +43,12 @@ impl Head {
     }
 
     fn signed_bytes(&self) -> Vec<u8> {
-        [SIGNATURE_CONTEXT, &ObjectKind::Head.magic(), &self.body()].concat()
+        [
+            SIGNATURE_CONTEXT.as_bytes(),
+            &ObjectKind::Head.magic(),
+            &self.body(),
+        ]
+        .concat()
     }
 }
 

@@ -135,13 +135,13 @@ impl ReplicaKey {
     /// # Errors
     /// If the cryptographic library refuses the seed, which it does for none known.
     pub fn from_seed(seed: [u8; 32]) -> Result<Self> {
-        let refused = |_| FormatError::Damaged {
+        let refused = || FormatError::Damaged {
             what: "replica key",
-            why: "its seed was refused",
+            why: "its seed makes no Ed25519 key",
         };
         let seed = Secret::new(seed);
-        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(refused)?;
-        let id = ReplicaId::from_slice(pair.public_key().as_ref()).ok_or_else(|| refused_len())?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|_| refused())?;
+        let id = ReplicaId::from_slice(pair.public_key().as_ref()).ok_or_else(refused)?;
         Ok(Self { seed, pair, id })
     }
 
@@ -155,13 +155,6 @@ impl ReplicaKey {
         let mut signature = [0; 64];
         signature.copy_from_slice(self.pair.sign(message).as_ref());
         signature
-    }
-}
-
-fn refused_len() -> FormatError {
-    FormatError::Damaged {
-        what: "replica key",
-        why: "its public key has another length",
     }
 }
 

@@ -14,6 +14,8 @@ mod chunking;
 mod commit;
 mod compress;
 mod content;
+#[cfg(test)]
+mod documented;
 mod error;
 mod head;
 mod index;

@@ -523,6 +523,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pack_that_a_member_made_with_impossible_lengths_is_refused() {
+        let (pack, keys) = (small_pack(), keys());
+        let seal = pack.seal.seal(&keys).unwrap();
+        let trailer_at = pack.bytes.len() - PACK_TRAILER_LEN;
+        for (index_len, count) in [
+            (0, 0),
+            (u32::MAX, 3),
+            (u32::MAX, u32::MAX),
+            (139, 2),
+            (98, 2),
+        ] {
+            let mut bytes = pack.bytes[..trailer_at].to_vec();
+            bytes.extend_from_slice(&u32::to_le_bytes(index_len));
+            bytes.extend_from_slice(&u32::to_le_bytes(count));
+            seal.seal(Part::Trailer, 0, &mut bytes, trailer_at).unwrap();
+            let id = PackId(object_hash(&bytes));
+            assert!(read_pack(&keys, PackKind::Data, &id, &bytes).is_err());
+        }
+    }
+
+    #[test]
     fn a_pack_does_not_grow_beyond_its_bounds() {
         let keys = keys();
         let mut writer = PackWriter::new(&keys, PackKind::Data, [1; 32]).unwrap();

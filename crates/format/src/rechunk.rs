@@ -296,6 +296,24 @@ mod tests {
     }
 
     #[test]
+    fn an_edit_of_a_file_that_is_here_makes_no_more_than_the_chunks_around_it_new() {
+        let mut file = noise(1, 5 << 20);
+        let list = whole(&file);
+        for edited in 1..list.len() - 1 {
+            let mut old = as_stored(&list, true);
+            let at: u64 = list[..edited].iter().map(Extent::len).sum();
+            old[edited] = OldPiece::Local {
+                len: list[edited].len(),
+            };
+            file[at as usize] ^= 1;
+            let (after, _) = recut(&keys(), &old, &file);
+            file[at as usize] ^= 1;
+            let is_new = |extent: &&Extent| !list.contains(extent);
+            assert!(after.iter().filter(is_new).count() <= 3, "chunk {edited}");
+        }
+    }
+
+    #[test]
     fn many_small_appends_do_not_grind_a_file_to_dust() {
         let file = noise(1, 2 << 20);
         let (mut list, mut size) = (Vec::new(), 0);

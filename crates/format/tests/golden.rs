@@ -6,6 +6,9 @@
 //! of object are written by `LARDER_WRITE_GOLDEN=1 cargo test -p larder-format --test golden`,
 //! which never replaces one.
 
+// clippy.toml lets test functions unwrap; these are what they share.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;

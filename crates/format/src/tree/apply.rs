@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use larder_model::ChunkId;
 
 use super::cursor::Cursor;
-use super::page::{MAX_KEY_BYTES, Page, PageWriter, Value, read_value, write_value};
+use super::page::{MAX_KEY_BYTES, NewPage, Page, PageWriter, Value, read_value, write_value};
 use super::{Boundaries, Tree, TreeKind};
 use crate::{FormatError, PageStore, VolumeKeys};
 
@@ -28,7 +28,7 @@ struct TailChange {
     key: Vec<u8>,
     tail: Option<Vec<u8>>,
     /// The page of its own that the value has.
-    own: Option<(ChunkId, Vec<u8>)>,
+    own: Option<NewPage>,
 }
 
 /// The root of the tree that `changes` make of the tree `old`.
@@ -176,7 +176,7 @@ struct Context<'a, S> {
 struct NewPages {
     /// The first with a single entry, not yet put: if it turns out to be the only page of its
     /// level, the tree does not reach up to it.
-    held: Option<(ChunkId, Vec<u8>)>,
+    held: Option<NewPage>,
     /// The last that was put.
     put: Option<ChunkId>,
 }

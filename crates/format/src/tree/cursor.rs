@@ -187,6 +187,9 @@ pub(super) fn value<S: PageSource>(
     }
 }
 
+/// A key and its value.
+type Entry = (Vec<u8>, Vec<u8>);
+
 /// Entries of a tree in order: `(key, value)`. It ends with its first error.
 pub struct Scan<S: PageSource> {
     tree: Tree,
@@ -213,7 +216,7 @@ impl<S: PageSource> Scan<S> {
         }
     }
 
-    fn step(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, S::Error> {
+    fn step(&mut self) -> Result<Option<Entry>, S::Error> {
         let mut cursor = match std::mem::replace(&mut self.state, State::Done) {
             State::Done => return Ok(None),
             State::At(cursor) => cursor,
@@ -242,7 +245,7 @@ impl<S: PageSource> Scan<S> {
 }
 
 impl<S: PageSource> Iterator for Scan<S> {
-    type Item = Result<(Vec<u8>, Vec<u8>), S::Error>;
+    type Item = Result<Entry, S::Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()

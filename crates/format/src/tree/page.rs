@@ -38,6 +38,9 @@ struct Entry {
     tail: Range<usize>,
 }
 
+/// A page that was made, and its id.
+pub(super) type NewPage = (ChunkId, Vec<u8>);
+
 /// A value as a leaf has it.
 pub(super) enum Value<'a> {
     Inline(&'a [u8]),
@@ -186,7 +189,7 @@ pub(super) fn write_value(
     kind: TreeKind,
     key: &[u8],
     value: &[u8],
-) -> Result<(Vec<u8>, Option<(ChunkId, Vec<u8>)>)> {
+) -> Result<(Vec<u8>, Option<NewPage>)> {
     let own = value.len() > MAX_INLINE_BYTES;
     let mut tail = Vec::with_capacity(value.len().min(MAX_INLINE_BYTES) + 40);
     put_varint(&mut tail, (value.len() as u64) << 1 | u64::from(own));
