@@ -33,6 +33,9 @@ pub struct Access {
     pub truncate: bool,
     /// The opener reads and writes the cache file itself, if it gets it.
     pub direct: bool,
+    /// The opener tells the times of its writes itself, by [`Volume::set_attr`]: they are
+    /// not taken from the clock when a write arrives.
+    pub tells_times: bool,
 }
 
 /// An open file.
@@ -73,10 +76,10 @@ impl Volume {
             held.direct += u32::from(backing.is_some());
             if access.write {
                 held.writers += 1;
+                held.times_told += u32::from(access.tells_times);
                 if held.dirty {
                     held.observe()?;
-                    let (size, writers) = (held.size, held.writers);
-                    self.live.note_dirty(ino, size, writers);
+                    held.note_dirty();
                 }
             }
             Ok(Opened { backing })
@@ -100,9 +103,9 @@ impl Volume {
             if access.write {
                 held.writers = held.writers.saturating_sub(1);
                 held.observe()?;
+                held.times_told -= u32::from(access.tells_times).min(held.times_told);
                 if held.dirty {
-                    let (size, writers) = (held.size, held.writers);
-                    self.live.note_dirty(ino, size, writers);
+                    held.note_dirty();
                 }
             }
             held.flush_pending()
@@ -120,6 +123,17 @@ impl Volume {
     /// # Errors
     /// If the disk fails.
     pub fn read_here(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<Option<usize>> {
+        self.read_if_here(ino, off, buf, true)
+    }
+
+    /// As [`Volume::read_here`]; `note` it as one of the reads that go through the file.
+    fn read_if_here(
+        &self,
+        ino: Ino,
+        off: u64,
+        buf: &mut [u8],
+        note: bool,
+    ) -> Result<Option<usize>> {
         let ready = self.hold(ino, |held| {
             if held.writers > 0 {
                 held.observe()?;
@@ -130,6 +144,9 @@ impl Volume {
             }
             if !held.holds(&(off..end)) {
                 return Ok(None);
+            }
+            if note && matches!(held.here, Here::Part { .. }) {
+                self.note_read(ino, off..end, held.size, false);
             }
             Ok(Some(Some((held.file()?, (end - off) as usize))))
         })?;
@@ -150,13 +167,17 @@ impl Volume {
     /// [`VolumeError::Away`], [`VolumeError::TimedOut`] or [`VolumeError::Damaged`] if what
     /// is away cannot be had.
     pub fn read(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut noted = false;
         loop {
-            if let Some(read) = self.read_here(ino, off, buf)? {
+            if let Some(read) = self.read_if_here(ino, off, buf, !noted)? {
                 return Ok(read);
             }
             let size = self.hold(ino, |held| Ok(held.size))?;
             let end = size.min(off.saturating_add(buf.len() as u64));
-            self.note_read(ino, off..end, size, true);
+            if !noted {
+                self.note_read(ino, off..end, size, true);
+                noted = true;
+            }
             self.ensure(ino, off..end)?;
         }
     }
@@ -189,7 +210,7 @@ impl Volume {
         if range.is_empty() {
             return Ok(0);
         }
-        self.throttle_write(data.len() as u64)?;
+        self.throttle_write(ino, &range)?;
         self.edit(ino, &range, |held| self.write_held(held, &range, data))
     }
 
@@ -215,8 +236,7 @@ impl Volume {
         held.writes += 1;
         held.unsynced = true;
         held.note_times(node::now());
-        let (ino, writers) = (held.ino, held.writers);
-        self.live.note_dirty(ino, size, writers);
+        held.note_dirty();
     }
 
     /// Makes `range` ready to be changed, whatever is away or clean, and changes it by
@@ -418,7 +438,7 @@ impl Volume {
         let asked = self.range_to_write(off, len)?;
         let keeps_size = flags.contains(FallocateFlags::KEEP_SIZE);
         if flags.is_empty() || flags == FallocateFlags::KEEP_SIZE {
-            self.throttle_write(len)?;
+            self.throttle_write(ino, &asked)?;
         }
         let size = self.hold(ino, |held| {
             held.observe()?;

@@ -242,17 +242,19 @@ pub(crate) struct State {
     pub(crate) seen: Option<Fingerprint>,
     /// How many handles have the cache file itself.
     pub(crate) direct: u32,
+    /// How many writers tell the times of their writes themselves.
+    pub(crate) times_told: u32,
     /// Whether the cache file's name survives a power cut.
     pub(crate) entry_synced: bool,
     file: Option<Arc<File>>,
     gone: bool,
 }
 
-/// Times of the last change, and the size with them, that the database does not have yet.
+/// The size, and the time of the last change unless the writer tells it, that the database
+/// does not have yet.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
-    pub(crate) mtime: Time,
-    pub(crate) ctime: Time,
+    pub(crate) time: Option<Time>,
 }
 
 /// A file in use.
@@ -300,14 +302,17 @@ pub(crate) enum Aside {
     Storing,
     /// A rule keeps it local: its bytes wait for nothing, and are not counted.
     Local,
+    /// It is open for writing, and stored as it is: until it changes, it waits for nothing.
+    Stored,
 }
 
 impl DirtyFile {
+    fn waits(&self) -> bool {
+        matches!(self.aside, None | Some(Aside::Storing))
+    }
+
     fn counted(&self) -> u64 {
-        match self.aside {
-            Some(Aside::Local) => 0,
-            Some(Aside::Storing) | None => self.bytes,
-        }
+        if self.waits() { self.bytes } else { 0 }
     }
 }
 
@@ -352,15 +357,15 @@ impl Lives {
             })?;
         self.here_bytes.store(here as u64, Ordering::Relaxed);
         let mut statement = connection.prepare(
-            "SELECT c.ino, n.size FROM cached c JOIN nodes n ON n.ino = c.ino
+            "SELECT c.ino, min(c.bytes, n.size) FROM cached c JOIN nodes n ON n.ino = c.ino
              WHERE c.dirty = 1 AND n.nlink > 0",
         )?;
         let rows = statement.query_map([], |row| {
             Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64))
         })?;
         for row in rows {
-            let (ino, size) = row?;
-            self.note_dirty(ino, size, 0);
+            let (ino, bytes) = row?;
+            self.note_dirty(ino, bytes, 0);
         }
         let mut statement = connection.prepare("SELECT ino FROM orphans")?;
         let epoch = crate::db::meta_u64(connection, "synced_epoch")?;
@@ -381,7 +386,9 @@ impl Lives {
     pub(crate) fn note_dirty(&self, ino: Ino, bytes: u64, writers: u32) {
         let now = self.now_ms();
         let mut dirty = self.dirty.lock();
-        let before = dirty.by_ino.get(&ino).copied();
+        let known = dirty.by_ino.get(&ino).copied();
+        // One that was stored as it is begins anew.
+        let before = known.filter(|known| known.aside != Some(Aside::Stored));
         if before.is_some_and(|before| {
             before.changed_ms == now && before.bytes == bytes && before.writers == writers
         }) {
@@ -450,20 +457,26 @@ impl Lives {
         }
     }
 
+    /// Whether a dirty file would take more of the disk if it reached to `end`. A file that
+    /// is not dirty does not yet.
+    pub(crate) fn would_grow(&self, ino: Ino, end: u64) -> bool {
+        let dirty = self.dirty.lock();
+        dirty.by_ino.get(&ino).is_none_or(|file| end > file.bytes)
+    }
+
     fn count_dirty(&self, (before, after): (u64, u64)) {
         self.dirty_bytes.fetch_add(after, Ordering::Relaxed);
         self.dirty_bytes.fetch_sub(before, Ordering::Relaxed);
     }
 
-    /// Bytes and number of dirty files that are not kept local.
+    /// Bytes and number of dirty files that wait to be stored.
     pub(crate) fn dirty_totals(&self) -> (u64, u64) {
         let dirty = self.dirty.lock();
-        let waits = |file: &&DirtyFile| file.aside != Some(Aside::Local);
-        let files = dirty.by_ino.values().filter(waits).count() as u64;
+        let files = dirty.by_ino.values().filter(|file| file.waits()).count() as u64;
         (self.dirty_bytes.load(Ordering::Relaxed), files)
     }
 
-    /// Bytes of dirty files that are not kept local; no lock.
+    /// Bytes of dirty files that wait to be stored; no lock.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty_bytes.load(Ordering::Relaxed)
     }
@@ -570,6 +583,7 @@ impl State {
             filled: false,
             seen: None,
             direct: 0,
+            times_told: 0,
             entry_synced: false,
             file: None,
             gone: false,
@@ -597,11 +611,11 @@ impl State {
         }
     }
 
+    /// Notes that the size, and the times with it, changed.
     pub(crate) fn note_times(&mut self, now: Time) {
-        self.pending = Some(Pending {
-            mtime: now,
-            ctime: now,
-        });
+        let before = self.pending.and_then(|pending| pending.time);
+        let time = if self.times_told > 0 { before } else { Some(now) };
+        self.pending = Some(Pending { time });
     }
 }
 
@@ -752,12 +766,19 @@ impl Held<'_> {
             self.note_times(now.mtime);
             self.writes += 1;
             self.unsynced = true;
-            let (ino, writers) = (self.ino, self.writers);
-            self.volume.live.note_dirty(ino, now.size, writers);
+            self.note_dirty();
         }
         self.size = now.size;
         self.seen = Some(now);
         Ok(())
+    }
+
+    /// Notes a change of a dirty file: when it was, and how many bytes wait to be stored.
+    /// Holes do not, so it is what the cache file takes on the disk that counts.
+    pub(crate) fn note_dirty(&self) {
+        let taken = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let bytes = taken.map_or(self.size, |meta| allocated(&meta).min(meta.len()));
+        self.volume.live.note_dirty(self.ino, bytes, self.writers);
     }
 
     /// Takes the cache file as it is now for known, so that a time that is set by hand
@@ -794,8 +815,7 @@ impl Held<'_> {
         }
         self.generation = generation;
         self.dirty = true;
-        let (size, writers) = (self.size, self.writers);
-        self.volume.live.note_dirty(ino, size, writers);
+        self.note_dirty();
         self.refresh_seen()
     }
 
@@ -828,15 +848,15 @@ impl Held<'_> {
         let whole = matches!(self.here, Here::Whole);
         self.volume.db.write(|tx| {
             tx.prepare_cached(
-                "UPDATE nodes SET size = ?2, mtime = ?3, ctime = max(ctime, ?4),
-                        alloc = iif(?6, ?5, alloc)
+                "UPDATE nodes SET size = ?2, mtime = coalesce(?3, mtime),
+                        ctime = max(ctime, coalesce(?3, ctime)),
+                        alloc = iif(?5, ?4, alloc)
                  WHERE ino = ?1",
             )?
             .execute((
                 ino as i64,
                 size as i64,
-                pending.mtime.0,
-                pending.ctime.0,
+                pending.time.map(|time| time.0),
                 bytes as i64,
                 whole,
             ))?;
@@ -1279,9 +1299,9 @@ impl Volume {
             tracing::warn!(ino = attr.ino, %error, "could not look at a cache file");
         }
         attr.size = held.size;
-        if let Some(pending) = held.pending {
-            attr.mtime = pending.mtime;
-            attr.ctime = attr.ctime.max(pending.ctime);
+        if let Some(time) = held.pending.and_then(|pending| pending.time) {
+            attr.mtime = time;
+            attr.ctime = attr.ctime.max(time);
         }
         if held.dirty
             && matches!(held.here, Here::Whole)
@@ -1445,82 +1465,90 @@ impl Volume {
             .collect()
     }
 
-    /// All dirty files that are not kept local.
+    /// All dirty files that wait to be stored.
     pub(crate) fn dirty_files(&self) -> Vec<Ino> {
         let dirty = self.live.dirty.lock();
-        let waiting = dirty
-            .by_ino
-            .iter()
-            .filter(|(_, file)| file.aside != Some(Aside::Local));
+        let waiting = dirty.by_ino.iter().filter(|(_, file)| file.waits());
         waiting.map(|(&ino, _)| ino).collect()
     }
 
-    /// Syncs a dirty file's bytes and tells what it is made of; `None` if it is not dirty,
-    /// is gone, or is being written at this moment.
+    /// Tells what a dirty file is made of, to be stored; `None` if it is not dirty, is
+    /// gone, or is being written at this moment.
+    ///
+    /// Nothing is synced: what is stored is the store's to keep, and a cache file that a
+    /// power cut may have hit is dropped then (`recover`). But a file that a program may
+    /// change through a map is synced, so that its next change shows in its times.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn begin_settle(&self, ino: Ino) -> Result<Option<Settling>> {
-        let look = || {
-            if self.live.is_orphan(ino) {
-                return Err(VolumeError::NoEntry);
-            }
-            self.hold(ino, |held| {
-                held.observe()?;
-                held.flush_pending()?;
-                if !held.dirty {
-                    self.live.note_clean(ino);
-                    return Ok(None);
-                }
-                let file = held.file()?;
-                let meta = file
-                    .metadata()
-                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-                let extents = match &held.here {
-                    Here::Part { map, .. } => map
-                        .iter()
-                        .map(|(&off, &(len, piece))| WorkingExtent { off, len, piece })
-                        .collect(),
-                    Here::Whole if held.size > 0 => vec![WorkingExtent {
-                        off: 0,
-                        len: held.size,
-                        piece: Piece::Local,
-                    }],
-                    Here::Whole | Here::Away => Vec::new(),
-                };
-                Ok(Some(Settling {
-                    ino,
-                    generation: held.generation,
-                    size: held.size,
-                    file: Some(file),
-                    open: held.writers > 0,
-                    extents,
-                    fingerprint: Fingerprint::of(&meta),
-                    writes: held.writes,
-                }))
-            })
-        };
-        let before = match look() {
+        let found = self.look_to_settle(ino).and_then(|found| match found {
+            Some((settling, true)) => self.sync_to_settle(settling),
+            Some((settling, false)) => Ok(Some(settling)),
+            None => Ok(None),
+        });
+        match found {
             Err(VolumeError::NoEntry) => {
+                self.live.note_clean(ino);
+                Ok(None)
+            }
+            other => other,
+        }
+    }
+
+    fn sync_to_settle(&self, before: Settling) -> Result<Option<Settling>> {
+        if let Some(file) = &before.file {
+            file.sync_data()
+                .map_err(|error| VolumeError::io(self.cache.path(before.ino), error))?;
+        }
+        let after = self.look_to_settle(before.ino)?;
+        Ok(after.map(|(after, _)| after).filter(|after| {
+            before.generation == after.generation
+                && before.writes == after.writes
+                && before.fingerprint == after.fingerprint
+        }))
+    }
+
+    /// What a dirty file is made of, and whether programs write it past this process.
+    fn look_to_settle(&self, ino: Ino) -> Result<Option<(Settling, bool)>> {
+        if self.live.is_orphan(ino) {
+            return Err(VolumeError::NoEntry);
+        }
+        self.hold(ino, |held| {
+            held.observe()?;
+            held.flush_pending()?;
+            if !held.dirty {
                 self.live.note_clean(ino);
                 return Ok(None);
             }
-            other => other?,
-        };
-        let Some(before) = before else {
-            return Ok(None);
-        };
-        if let Some(file) = &before.file {
-            file.sync_data()
+            let file = held.file()?;
+            let meta = file
+                .metadata()
                 .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-        }
-        let Some(after) = look()? else {
-            return Ok(None);
-        };
-        let same = before.generation == after.generation
-            && before.writes == after.writes
-            && before.fingerprint == after.fingerprint;
-        Ok(same.then_some(after))
+            let extents = match &held.here {
+                Here::Part { map, .. } => map
+                    .iter()
+                    .map(|(&off, &(len, piece))| WorkingExtent { off, len, piece })
+                    .collect(),
+                Here::Whole if held.size > 0 => vec![WorkingExtent {
+                    off: 0,
+                    len: held.size,
+                    piece: Piece::Local,
+                }],
+                Here::Whole | Here::Away => Vec::new(),
+            };
+            let settling = Settling {
+                ino,
+                generation: held.generation,
+                size: held.size,
+                file: Some(file),
+                open: held.writers > 0,
+                extents,
+                fingerprint: Fingerprint::of(&meta),
+                writes: held.writes,
+            };
+            Ok(Some((settling, held.writers > 0 && held.direct > 0)))
+        })
     }
 
     /// Records the content of a dirty file, all of whose chunks the store acknowledged, if
@@ -1549,7 +1577,9 @@ impl Volume {
                 return Ok(Settled::ChangedMeanwhile);
             }
             held.flush_pending()?;
-            let clean = held.writers == 0;
+            // Writes that come through this process make it dirty again; others do not show.
+            let clean = held.writers == 0 || held.direct == 0;
+            let epoch = self.live.fill_epoch.load(Ordering::SeqCst);
             let generation = held.generation + 1;
             let encoded = larder_format::encode_content(content);
             let next = match &held.here {
@@ -1564,9 +1594,10 @@ impl Volume {
                 tx.prepare_cached("UPDATE nodes SET content = ?2, safe = 0 WHERE ino = ?1")?
                     .execute((ino as i64, &encoded))?;
                 tx.prepare_cached(
-                    "UPDATE cached SET dirty = ?2, generation = ?3, whole = ?4 WHERE ino = ?1",
+                    "UPDATE cached SET dirty = ?2, generation = ?3, whole = ?4, epoch = ?5
+                     WHERE ino = ?1",
                 )?
-                .execute((ino as i64, !clean, generation as i64, whole))?;
+                .execute((ino as i64, !clean, generation as i64, whole, epoch as i64))?;
                 tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
                     .execute([ino as i64])?;
                 held.store_map(tx)?;
@@ -1576,6 +1607,8 @@ impl Volume {
                 held.here = before;
                 return Err(error);
             }
+            self.live.filled.fetch_add(1, Ordering::Relaxed);
+            held.filled = true;
             held.generation = generation;
             held.has_content = true;
             held.dirty = !clean;
@@ -1584,9 +1617,8 @@ impl Volume {
                 self.live.note_clean(ino);
                 Ok(Settled::Clean)
             } else {
-                let (size, writers) = (held.size, held.writers);
                 self.live.note_clean(ino);
-                self.live.note_dirty(ino, size, writers);
+                held.note_dirty();
                 Ok(Settled::StillOpen)
             }
         });

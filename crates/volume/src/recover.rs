@@ -7,14 +7,14 @@
 //!   that was written. Sizes of files that were being written are taken from their cache
 //!   files when they are next used (`live`).
 //! - **Power cut** (another boot): what was not synced may be lost or, in cache files,
-//!   be zeros. Clean content that was fetched since the last completed sync of the cache
-//!   (`epoch`) is dropped: the store has it. Of a dirty file that was partly here, each
+//!   be zeros. Clean content that was fetched or stored since the last completed sync of
+//!   the cache (`epoch`) is dropped: the store has it. Of a dirty file that was partly here, each
 //!   piece that claims to be present is checked against its hash, and goes back to absent
 //!   if it is not what it must be. Dirty files keep their previous version and are listed
 //!   in `recovered`.
 //!
-//! While it runs, the cache is synced now and then if content was fetched, and the epoch
-//! moves on.
+//! While it runs, the cache is synced now and then if content was fetched or stored, and the
+//! epoch moves on.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -76,8 +76,8 @@ fn delete_orphans(db: &Db, cache: &Cache) -> Result<()> {
 fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recovery> {
     let synced = db.read(|connection| meta_u64(connection, "synced_epoch"))?;
     let doubtful = db.read(|connection| {
-        let query = "SELECT ino FROM cached WHERE dirty = 0 AND epoch > ?1
-                     AND EXISTS(SELECT 1 FROM nodes n WHERE n.ino = cached.ino AND n.safe = 1)";
+        let query = "SELECT c.ino FROM cached c JOIN nodes n ON n.ino = c.ino
+                     WHERE c.dirty = 0 AND c.epoch > ?1 AND n.content IS NOT NULL";
         let mut statement = connection.prepare(query)?;
         let rows = statement.query_map([synced as i64], |row| row.get::<_, i64>(0))?;
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
