@@ -1,5 +1,5 @@
 //! What an edit of a large file sends, by the average length of its chunks: the measurement
-//! behind `docs/decisions/0002-size-classes.md`.
+//! behind `docs/decisions/0003-size-classes.md`.
 //!
 //! `cargo run --release -p larder-format --example size_classes [MiB]`
 

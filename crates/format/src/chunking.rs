@@ -4,7 +4,7 @@
 //! points from the content, so that an insertion moves the cuts only near it. The gear table
 //! is seeded from the volume's id key: chunk sizes of a known file differ from volume to
 //! volume. The size class goes by the file's size and stays with the file
-//! (`docs/decisions/0002-size-classes.md` has the measurements behind it). Where the cuts lie
+//! (`docs/decisions/0003-size-classes.md` has the measurements behind it). Where the cuts lie
 //! is a writer's choice: a reader needs none of this.
 
 use std::borrow::Cow;
