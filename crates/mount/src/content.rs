@@ -85,8 +85,7 @@ impl Face {
         if access.truncate && uid != 0 {
             self.drop_set_id(ino)?;
         }
-        let direct = self.profile == Profile::Passthrough && !self.handles.come_here(ino);
-        let opened = self.volume.open(ino, Access { direct, ..access });
+        let opened = self.volume.open(ino, self.in_volume(ino, access));
         let opened = opened.map_err(|error| errno(&error))?;
         Ok(self.handles.admit(ino, &access, opened.backing, register))
     }
@@ -144,8 +143,18 @@ impl Face {
         }
     }
 
+    /// How the volume is to open the file for a handle of this access. With writeback the
+    /// kernel keeps the times of what is written, and says them when they change.
+    fn in_volume(&self, ino: Ino, access: Access) -> Access {
+        Access {
+            direct: self.profile == Profile::Passthrough && !self.handles.come_here(ino),
+            tells_times: self.profile == Profile::Cached,
+            ..access
+        }
+    }
+
     pub(crate) fn close_in_volume(&self, ino: Ino, access: Access) {
-        if let Err(error) = self.volume.close(ino, access) {
+        if let Err(error) = self.volume.close(ino, self.in_volume(ino, access)) {
             tracing::error!(%error, ino, "what a closed file had become could not be noted");
         }
     }
@@ -311,7 +320,7 @@ fn access(flags: OpenFlags) -> Access {
     Access {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
         truncate: flags.0 & libc::O_TRUNC != 0,
-        direct: false,
+        ..Access::default()
     }
 }
 

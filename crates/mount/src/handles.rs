@@ -196,6 +196,7 @@ mod tests {
         write: false,
         truncate: false,
         direct: false,
+        tells_times: false,
     };
     const WRITE: Access = Access {
         write: true,

@@ -244,7 +244,8 @@ impl Adoption<'_> {
         for (candidate, attr, of) in &taken {
             copy_xattrs(self.volume, &candidate.source, attr.ino);
             if of.is_none() {
-                self.volume.live.note_dirty(attr.ino, attr.size, 0);
+                let bytes = attr.size.min(attr.blocks * 512);
+                self.volume.live.note_dirty(attr.ino, bytes, 0);
                 self.volume.live.count_more(attr.blocks * 512);
                 self.report.files += 1;
                 self.report.bytes += attr.size;
