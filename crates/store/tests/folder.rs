@@ -1,9 +1,12 @@
 //! The store in a folder.
+// What a test sets up fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use larder_store::testing::{SmallDisk, noise};
 use larder_store::{ErrorKind, Key, Store, StoreOptions, open};
 use tempfile::TempDir;
 
@@ -136,4 +139,26 @@ async fn something_else_in_the_place_of_a_directory_is_said() {
         .unwrap_err();
     assert!(error.message.contains("packs"), "{error}");
     assert_eq!(store.get(&key("packs/aa/x")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_full_and_keeps_what_it_has() {
+    let (directory, store) = folder();
+    let Some(_disk) = SmallDisk::mount(directory.path(), 1 << 20) else {
+        return;
+    };
+    store.put(&key("small"), noise(1, 10_000)).await.unwrap();
+    let error = store
+        .put(&key("packs/aa/large"), noise(2, 4 << 20))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full, "{error}");
+    assert!(!error.is_passing());
+    assert_eq!(store.get(&key("packs/aa/large")).await.unwrap(), None);
+    assert_eq!(
+        store.get(&key("small")).await.unwrap(),
+        Some(noise(1, 10_000))
+    );
+    // Nothing of the large one takes room: what fits is taken.
+    store.put(&key("middle"), noise(3, 600_000)).await.unwrap();
 }

@@ -1,11 +1,13 @@
 //! The store on an SSH server: Debian's own sshd.
+// What a test sets up fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use larder_store::testing::{Sshd, SshdOptions, Wire, noise};
+use larder_store::testing::{SmallDisk, Sshd, SshdOptions, Wire, noise};
 use larder_store::{Durability, ErrorKind, Key, Store, StoreOptions, open};
 
 fn key(text: &str) -> Key {
@@ -67,17 +69,22 @@ async fn a_small_read_costs_one_round_trip_and_the_first_of_an_object_two() {
     let sshd = Sshd::start();
     let wire = Wire::to(sshd.socket());
     let store = open(&sshd.address_by(wire.socket(), "larder"), &sshd.options()).unwrap();
-    let object = key("packs/aa/x");
-    store.put(&object, noise(1, 1 << 20)).await.unwrap();
-    let before = wire.turns();
-    store.get_range(&object, 5000..9000).await.unwrap().unwrap();
-    let cold = wire.turns() - before;
-    store
-        .get_range(&object, 70_000..75_000)
-        .await
-        .unwrap()
-        .unwrap();
-    let warm = wire.turns() - before - cold;
+    // The least of several: a file that is closed behind a call is a turn of the wire too.
+    let (mut cold, mut warm) = (u64::MAX, u64::MAX);
+    for n in 0..5 {
+        let object = key(&format!("packs/aa/{n}"));
+        store.put(&object, noise(1, 1 << 20)).await.unwrap();
+        let before = wire.turns();
+        store.get_range(&object, 5000..9000).await.unwrap().unwrap();
+        let between = wire.turns();
+        store
+            .get_range(&object, 70_000..75_000)
+            .await
+            .unwrap()
+            .unwrap();
+        cold = cold.min(between - before);
+        warm = warm.min(wire.turns() - between);
+    }
     assert_eq!((cold, warm), (2, 1));
 }
 
@@ -198,6 +205,35 @@ async fn the_usual_key_files_below_home_are_found() {
     options.sftp.home = Some(home.path().to_owned());
     let store = open(&sshd.address("larder"), &options).unwrap();
     assert_eq!(store.list("").await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_host_of_the_users_ssh_config_is_reached_as_ssh_would() {
+    let (sshd, _) = server();
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir(home.path().join(".ssh")).unwrap();
+    let socket = sshd.socket();
+    let config = format!(
+        "Host nas\n HostName {}\n Port {}\n IdentityFile {}\nHost far\n ProxyJump nas\n",
+        socket.ip(),
+        socket.port(),
+        sshd.user_key().display(),
+    );
+    fs::write(home.path().join(".ssh/config"), config).unwrap();
+    let mut options = sshd.options();
+    options.sftp.identity = None;
+    options.sftp.home = Some(home.path().to_owned());
+    let address = sshd.address("larder");
+    let rest = address.strip_prefix("sftp://").unwrap();
+    let (user, path) = (
+        rest.split('@').next().unwrap(),
+        &rest[rest.find('/').unwrap()..],
+    );
+    let store = open(&format!("sftp://{user}@nas{path}"), &options).unwrap();
+    assert_eq!(store.list("").await.unwrap(), []);
+    let store = open(&format!("sftp://{user}@far{path}"), &options).unwrap();
+    let error = store.list("").await.unwrap_err();
+    assert!(error.message.contains("by way of nas"), "{error}");
 }
 
 /// An ssh-agent that ends with the test.
@@ -522,4 +558,28 @@ async fn links_and_pipes_in_the_place_of_objects_are_errors() {
         store.stat(&key("volume")).await.unwrap_err().kind,
         ErrorKind::Invalid
     );
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_full_and_keeps_what_it_has() {
+    let (sshd, store) = server();
+    let place = sshd.files().join("larder");
+    fs::create_dir(&place).unwrap();
+    let Some(_disk) = SmallDisk::mount(&place, 1 << 20) else {
+        return;
+    };
+    store.put(&key("small"), noise(1, 10_000)).await.unwrap();
+    let error = store
+        .put(&key("packs/aa/large"), noise(2, 4 << 20))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full, "{error}");
+    assert!(!error.is_passing());
+    assert_eq!(store.get(&key("packs/aa/large")).await.unwrap(), None);
+    assert_eq!(
+        store.get(&key("small")).await.unwrap(),
+        Some(noise(1, 10_000))
+    );
+    // Nothing of the large one takes room: what fits is taken.
+    store.put(&key("middle"), noise(3, 600_000)).await.unwrap();
 }

@@ -1,10 +1,12 @@
 //! The store on a WebDAV server.
+// What a test sets up fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_store::testing::{DavServer, Wire, noise};
+use larder_store::testing::{DavServer, SmallDisk, Wire, noise};
 use larder_store::{Durability, ErrorKind, Key, Store, StoreOptions, open};
 
 fn key(text: &str) -> Key {
@@ -119,4 +121,28 @@ async fn stale_puts_are_cleaned_and_fresh_or_foreign_files_are_not() {
     assert!(!stale.exists());
     assert!(fresh.exists(), "another process may be writing it now");
     assert!(foreign.exists());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_full_and_keeps_what_it_has() {
+    let (server, store) = server();
+    let place = server.files().join("larder");
+    fs::create_dir(&place).unwrap();
+    let Some(_disk) = SmallDisk::mount(&place, 1 << 20) else {
+        return;
+    };
+    store.put(&key("small"), noise(1, 10_000)).await.unwrap();
+    let error = store
+        .put(&key("packs/aa/large"), noise(2, 4 << 20))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Full, "{error}");
+    assert!(!error.is_passing());
+    assert_eq!(store.get(&key("packs/aa/large")).await.unwrap(), None);
+    assert_eq!(
+        store.get(&key("small")).await.unwrap(),
+        Some(noise(1, 10_000))
+    );
+    // Nothing of the large one takes room: what fits is taken.
+    store.put(&key("middle"), noise(3, 600_000)).await.unwrap();
 }

@@ -1,4 +1,6 @@
 //! Stores that wrap a store, and the check of one.
+// What a test sets up fails by a panic, in its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,8 @@
 //!
 //! WebDAV promises nothing for a `PUT` that breaks off: a server may keep what came. So an
 //! object is put under a temporary name, its size is compared, and then it is moved to its
-//! own name, and its size is compared again. What a server acknowledges may still be in its
+//! own name, and its size is compared again. A move onto something is a delete and a move,
+//! with a moment between; so what lies there already makes way only if it differs. What a server acknowledges may still be in its
 //! memory only; so a put here is [`Durability::Accepted`].
 
 use std::ops::Range;
@@ -17,7 +18,10 @@ use tokio::time::timeout;
 
 use super::{Service, client};
 use crate::address::{Server, decode};
-use crate::{Durability, ErrorKind, Key, ObjectMeta, Store, StoreError, StoreOptions, temporary};
+use crate::{
+    Durability, ErrorKind, Key, MAX_OBJECT_BYTES, ObjectMeta, Store, StoreError, StoreOptions,
+    temporary,
+};
 
 /// A WebDAV server.
 #[derive(Debug)]
@@ -93,10 +97,26 @@ impl Webdav {
         }
     }
 
-    async fn ask_root(&self, method: &str) -> Result<StatusCode, StoreError> {
+    async fn ask_root(&self, method: &'static str) -> Result<StatusCode, StoreError> {
+        self.ask(method, "", &[("Depth", "0")]).await
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.root_url)
+    }
+
+    /// A request of its own, where `opendal` has none that fits.
+    async fn ask(
+        &self,
+        method: &'static str,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<StatusCode, StoreError> {
         let method = Method::from_bytes(method.as_bytes()).unwrap_or_default();
-        let url = format!("{}/", self.root_url);
-        let mut request = self.client.request(method, url).header("Depth", "0");
+        let mut request = self.client.request(method, self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some((user, password)) = &self.login {
             request = request.basic_auth(user, Some(password));
         }
@@ -116,6 +136,60 @@ impl Webdav {
                 options.stall_timeout.as_secs()
             ))),
         }
+    }
+
+    /// Moves a filled temporary object to its place.
+    async fn settle(&self, from: &str, key: &Key) -> Result<(), StoreError> {
+        let mut status = self.move_to(from, key, "F").await?;
+        if matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND) {
+            let place = format!("{}/", key.directory());
+            let made = self
+                .service
+                .bounded(0, self.service.operator.create_dir(&place))
+                .await;
+            made.map_err(|failure| self.service.explain(&format!("make {place}"), failure))?;
+            status = self.move_to(from, key, "F").await?;
+        }
+        if status == StatusCode::PRECONDITION_FAILED {
+            if self.same(from, key).await? {
+                return Ok(());
+            }
+            status = self.move_to(from, key, "T").await?;
+        }
+        match status.is_success() {
+            true => Ok(()),
+            false => Err(self.refusal(status)),
+        }
+    }
+
+    async fn move_to(&self, from: &str, key: &Key, over: &str) -> Result<StatusCode, StoreError> {
+        let destination = self.url(key.as_str());
+        self.ask(
+            "MOVE",
+            from,
+            &[("Destination", &destination), ("Overwrite", over)],
+        )
+        .await
+    }
+
+    /// Whether what lies at `key` is what was just written to `from`.
+    async fn same(&self, from: &str, key: &Key) -> Result<bool, StoreError> {
+        let there = self.service.get(key).await?;
+        let mine = self
+            .service
+            .bounded(MAX_OBJECT_BYTES, self.service.operator.read(from))
+            .await;
+        let mine =
+            mine.map_err(|failure| self.service.explain(&format!("read {from}"), failure))?;
+        if there.is_none_or(|there| there != mine.to_bytes()) {
+            return Ok(false);
+        }
+        // It has done its duty; failing to delete it is no failure of the put.
+        let _ = self
+            .service
+            .bounded(0, self.service.operator.delete(from))
+            .await;
+        Ok(true)
     }
 
     fn refusal(&self, status: StatusCode) -> StoreError {
@@ -162,6 +236,21 @@ impl Webdav {
             meta.content_length()
         );
         Err(self.service.error(ErrorKind::Unavailable, words))
+    }
+
+    /// Puts an object by way of the temporary `path`.
+    async fn put_by(&self, path: &str, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
+        let service = &self.service;
+        let explain = |failure| service.explain(&format!("put {key}"), failure);
+        let size = bytes.len() as u64;
+        service
+            .bounded(size, service.operator.write(path, bytes))
+            .await
+            .map_err(explain)?;
+        self.ensure_size(path, key, size).await?;
+        self.sweep(path).await;
+        self.settle(path, key).await?;
+        self.ensure_size(key.as_str(), key, size).await
     }
 
     /// Removes what puts of dead processes left, once for each opened store. `mine` was
@@ -232,7 +321,6 @@ impl Store for Webdav {
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
         let service = &self.service;
-        let explain = |failure| service.explain(&format!("put {key}"), failure);
         self.ensure_root().await?;
         let name = temporary::name().map_err(|error| {
             service
@@ -240,24 +328,17 @@ impl Store for Webdav {
                 .caused_by(error)
         })?;
         let path = format!("{}/{name}", temporary::DIRECTORY);
-        let size = bytes.len() as u64;
-
         let mut unfinished = Unfinished {
             operator: service.operator.clone(),
             path: Some(path.clone()),
         };
-        service
-            .bounded(size, service.operator.write(&path, bytes))
-            .await
-            .map_err(explain)?;
-        self.ensure_size(&path, key, size).await?;
-        self.sweep(&path).await;
-        service
-            .bounded(0, service.operator.rename(&path, key.as_str()))
-            .await
-            .map_err(explain)?;
+        let placed = self.put_by(&path, key, bytes).await;
+        if placed.is_err() {
+            // Now and not some time later, for it may fill the disk.
+            let _ = service.bounded(0, service.operator.delete(&path)).await;
+        }
         unfinished.path = None;
-        self.ensure_size(key.as_str(), key, size).await
+        placed
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use russh::client;
 use russh::keys::{Algorithm, HashAlg, PublicKey, PublicKeyOrCertificate, known_hosts};
+use tokio::sync::watch;
 
 /// The system's file, which an administrator fills for all users.
 #[cfg(unix)]
@@ -164,23 +165,33 @@ fn kind(key: &PublicKey) -> &'static str {
     }
 }
 
-/// Judges the server's key during the handshake, and leaves the words for a refusal.
+/// Judges the server's key during the handshake, and leaves the words for a refusal. It
+/// lives as long as the connection.
 pub(super) struct HostCheck {
     known: KnownHost,
     refusal: Arc<Mutex<Option<String>>>,
+    _alive: watch::Sender<()>,
+}
+
+/// What is left of a [`HostCheck`] with the one who connects.
+pub(super) struct Watched {
+    /// Why the server was refused, if it was.
+    pub(super) refusal: Arc<Mutex<Option<String>>>,
+    /// Fails to change when the connection has ended.
+    pub(super) ended: watch::Receiver<()>,
 }
 
 impl HostCheck {
-    /// The check, and the place where it leaves its words.
-    pub(super) fn new(known: KnownHost) -> (Self, Arc<Mutex<Option<String>>>) {
+    /// The check, and what to watch of it.
+    pub(super) fn new(known: KnownHost) -> (Self, Watched) {
         let refusal = Arc::new(Mutex::new(None));
-        (
-            Self {
-                known,
-                refusal: refusal.clone(),
-            },
-            refusal,
-        )
+        let (alive, ended) = watch::channel(());
+        let check = Self {
+            known,
+            refusal: refusal.clone(),
+            _alive: alive,
+        };
+        (check, Watched { refusal, ended })
     }
 }
 

@@ -26,7 +26,7 @@ use russh_sftp::client::{Config, RawSftpSession, error::Error as SftpError};
 use russh_sftp::protocol::{FileAttributes, OpenFlags, Packet, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle as Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 /// Bytes in flight for one object, each way: enough for 80 MB/s at 100 ms.
@@ -90,21 +90,56 @@ impl From<SftpError> for Fault {
     }
 }
 
-/// When the line last brought an answer, for all lanes of it.
-#[derive(Debug)]
-pub(super) struct Heard(Mutex<Instant>);
+/// Whether a line lives, for all lanes of it.
+#[derive(Debug, Clone)]
+pub(super) struct Pulse {
+    stall: Duration,
+    /// When it last brought an answer.
+    heard: Arc<Mutex<Instant>>,
+    /// Fails to change when the connection has ended. `russh-sftp` alone may not notice, if
+    /// it waits for the server to take more at that moment.
+    ended: watch::Receiver<()>,
+}
 
-impl Heard {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Instant::now()))
+impl Pulse {
+    /// Of a line that was just made, and may be silent for as long as `stall`.
+    pub(super) fn new(stall: Duration, ended: watch::Receiver<()>) -> Self {
+        Self {
+            stall,
+            heard: Arc::new(Mutex::new(Instant::now())),
+            ended,
+        }
     }
 
-    fn now(&self) {
-        *lock(&self.0) = Instant::now();
+    pub(super) fn stall(&self) -> Duration {
+        self.stall
     }
 
-    fn within(&self, time: Duration) -> bool {
-        lock(&self.0).elapsed() < time
+    /// Awaits an answer, for as long as the line lives and is not silent.
+    async fn wait<T>(
+        &self,
+        request: impl Future<Output = Result<T, SftpError>>,
+    ) -> Result<T, Fault> {
+        let mut request = std::pin::pin!(request);
+        let mut ended = self.ended.clone();
+        loop {
+            let answer = async {
+                tokio::select! {
+                    biased;
+                    answer = &mut request => Some(answer),
+                    _ = ended.changed() => None,
+                }
+            };
+            match timeout(self.stall, answer).await {
+                Ok(Some(answer)) => {
+                    *lock(&self.heard) = Instant::now();
+                    return answer.map_err(Fault::from);
+                }
+                Ok(None) => return Err(Fault::Broken("the connection ended".to_owned())),
+                Err(_) if lock(&self.heard).elapsed() < self.stall => {}
+                Err(_) => return Err(Fault::Silent),
+            }
+        }
     }
 }
 
@@ -125,8 +160,7 @@ pub(super) struct Lane {
     extensions: Extensions,
     read_bytes: u64,
     write_bytes: u64,
-    stall: Duration,
-    heard: Arc<Heard>,
+    pulse: Pulse,
     opening: Semaphore,
     objects: Mutex<OpenFiles>,
     directories: Mutex<OpenFiles>,
@@ -136,8 +170,7 @@ impl Lane {
     /// Speaks first on a channel whose other end is an SFTP server.
     pub(super) async fn start(
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        stall: Duration,
-        heard: Arc<Heard>,
+        pulse: Pulse,
     ) -> Result<Self, Fault> {
         let config = Config {
             // Waiting is bounded here; see the module's words.
@@ -155,8 +188,7 @@ impl Lane {
             },
             read_bytes: PLAIN_BYTES,
             write_bytes: PLAIN_BYTES,
-            stall,
-            heard,
+            pulse,
             opening: Semaphore::new(OPENING),
             objects: Mutex::new(OpenFiles::new(OPEN_OBJECTS)),
             directories: Mutex::new(OpenFiles::new(OPEN_DIRECTORIES)),
@@ -184,22 +216,11 @@ impl Lane {
         self.extensions
     }
 
-    /// Awaits an answer, for as long as the line is not silent.
     async fn wait<T>(
         &self,
         request: impl Future<Output = Result<T, SftpError>>,
     ) -> Result<T, Fault> {
-        let mut request = std::pin::pin!(request);
-        loop {
-            match timeout(self.stall, &mut request).await {
-                Ok(answer) => {
-                    self.heard.now();
-                    return answer.map_err(Fault::from);
-                }
-                Err(_) if self.heard.within(self.stall) => {}
-                Err(_) => return Err(Fault::Silent),
-            }
-        }
+        self.pulse.wait(request).await
     }
 
     /// Puts a request on the line now, ahead of all that are made after it.
@@ -320,6 +341,12 @@ impl Lane {
             Some(synced) => synced.await.map(drop),
             None => Ok(()),
         }
+    }
+
+    /// Closes a file of which nothing more is wanted.
+    pub(super) async fn close(&self, file: OpenFile) {
+        // The server closes it with the session at the latest.
+        let _ = self.wait(self.session.close(file.give_up())).await;
     }
 
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Fault> {

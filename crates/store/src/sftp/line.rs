@@ -5,6 +5,7 @@
 //! one session only gets one.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,9 +18,10 @@ use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
 use super::host_key::{HostCheck, KnownHost};
-use super::lane::{Fault, Heard, Lane};
+use super::lane::{Fault, Lane, Pulse};
 use super::login::log_in;
-use crate::{ErrorKind, StoreOptions};
+use super::ssh_config::HostConfig;
+use crate::{ErrorKind, SftpOptions, StoreOptions};
 
 /// Sessions for puts, beside the one for all else.
 const WRITERS: usize = 2;
@@ -36,12 +38,61 @@ const CIPHERS: &[cipher::Name] = &[
     cipher::AES_128_CTR,
 ];
 
-/// Where to connect, and as whom.
+/// Where to connect, and as whom, as far as an address says it.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
-    pub(super) user: String,
+    pub(super) user: Option<String>,
     pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) port: Option<u16>,
+}
+
+/// Where to connect, and as whom.
+struct Resolved {
+    user: String,
+    host: String,
+    port: u16,
+    /// The name under which its host key is known.
+    known_as: String,
+    identities: Vec<PathBuf>,
+}
+
+impl Target {
+    /// What the address leaves open comes from the user's `~/.ssh/config`, then from the
+    /// options.
+    fn resolve(&self, options: &SftpOptions) -> Result<Resolved, NoLine> {
+        let config = options
+            .home
+            .as_deref()
+            .map(|home| HostConfig::load(home, &self.host));
+        let config = config.unwrap_or_default();
+        if let Some(proxy) = config.real_proxy() {
+            return Err(NoLine {
+                kind: ErrorKind::Invalid,
+                words: format!(
+                    "~/.ssh/config reaches {} by way of {proxy}, which Larder cannot; forward a \
+                     port (`ssh -L 2222:localhost:22 {}`) and use sftp://localhost:2222/…",
+                    self.host, self.host
+                ),
+            });
+        }
+        let user = self
+            .user
+            .clone()
+            .or(config.user)
+            .or_else(|| options.user.clone());
+        let user = user.ok_or_else(|| NoLine {
+            kind: ErrorKind::Invalid,
+            words: "say who you are there: sftp://user@host/path".to_owned(),
+        })?;
+        let host = config.host_name.unwrap_or_else(|| self.host.clone());
+        Ok(Resolved {
+            user,
+            known_as: config.key_alias.unwrap_or_else(|| host.clone()),
+            host,
+            port: self.port.or(config.port).unwrap_or(22),
+            identities: config.identities,
+        })
+    }
 }
 
 /// Why there is no line, in words.
@@ -71,8 +122,7 @@ pub(super) struct Line {
     reader: Arc<Lane>,
     writers: [OnceCell<Arc<Lane>>; WRITERS],
     next: AtomicUsize,
-    heard: Arc<Heard>,
-    stall: Duration,
+    pulse: Pulse,
     given_up: AtomicBool,
     pub(super) born: Instant,
 }
@@ -80,8 +130,9 @@ pub(super) struct Line {
 impl Line {
     /// Connects and logs in.
     pub(super) async fn connect(target: &Target, options: &StoreOptions) -> Result<Self, NoLine> {
-        let stream = dial(target, options.connect_timeout).await?;
-        let handshake = Self::shake_hands(target, options, stream);
+        let target = target.resolve(&options.sftp)?;
+        let stream = dial(&target, options.connect_timeout).await?;
+        let handshake = Self::shake_hands(&target, options, stream);
         match timeout(options.connect_timeout, handshake).await {
             Ok(result) => result,
             Err(_) => Err(away(format!(
@@ -94,16 +145,17 @@ impl Line {
     }
 
     async fn shake_hands(
-        target: &Target,
+        target: &Resolved,
         options: &StoreOptions,
         stream: TcpStream,
     ) -> Result<Self, NoLine> {
         let known = known_host(target, options)?;
         let config = config(&known);
-        let (check, refusal) = HostCheck::new(known);
+        let (check, watched) = HostCheck::new(known);
         let connected = client::connect_stream(Arc::new(config), stream, check).await;
         let mut session = connected.map_err(|error| {
-            let words = refusal
+            let words = watched
+                .refusal
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
@@ -115,20 +167,23 @@ impl Line {
                 )),
             }
         })?;
-        log_in(&mut session, &target.user, &options.sftp)
-            .await
-            .map_err(refused)?;
+        log_in(
+            &mut session,
+            &target.user,
+            &options.sftp,
+            &target.identities,
+        )
+        .await
+        .map_err(refused)?;
 
-        let heard = Arc::new(Heard::new());
-        let stall = options.stall_timeout;
-        let reader = open_lane(&session, stall, &heard).await?;
+        let pulse = Pulse::new(options.stall_timeout, watched.ended);
+        let reader = open_lane(&session, &pulse).await?;
         Ok(Self {
             session,
             reader,
             writers: Default::default(),
             next: AtomicUsize::new(0),
-            heard,
-            stall,
+            pulse,
             given_up: AtomicBool::new(false),
             born: Instant::now(),
         })
@@ -153,12 +208,7 @@ impl Line {
     pub(super) async fn writer(&self) -> Arc<Lane> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % WRITERS;
         let opened = self.writers[turn].get_or_init(|| async {
-            match timeout(
-                self.stall,
-                open_lane(&self.session, self.stall, &self.heard),
-            )
-            .await
-            {
+            match timeout(self.pulse.stall(), open_lane(&self.session, &self.pulse)).await {
                 Ok(Ok(lane)) => lane,
                 // A server may allow one session only, or the line is dead: the first
                 // session shows which.
@@ -169,7 +219,7 @@ impl Line {
     }
 }
 
-fn known_host(target: &Target, options: &StoreOptions) -> Result<KnownHost, NoLine> {
+fn known_host(target: &Resolved, options: &StoreOptions) -> Result<KnownHost, NoLine> {
     let options = &options.sftp;
     let usual = options
         .home
@@ -179,7 +229,7 @@ fn known_host(target: &Target, options: &StoreOptions) -> Result<KnownHost, NoLi
         options.known_hosts.clone().or(usual).ok_or_else(|| {
             refused("no home directory is known, so no known_hosts file; name one")
         })?;
-    KnownHost::load(&target.host, target.port, &file, options.accept_new).map_err(refused)
+    KnownHost::load(&target.known_as, target.port, &file, options.accept_new).map_err(refused)
 }
 
 fn config(known: &KnownHost) -> client::Config {
@@ -201,7 +251,7 @@ fn config(known: &KnownHost) -> client::Config {
 }
 
 /// Connects to the first address of the host that answers.
-async fn dial(target: &Target, patience: Duration) -> Result<TcpStream, NoLine> {
+async fn dial(target: &Resolved, patience: Duration) -> Result<TcpStream, NoLine> {
     let (host, port) = (target.host.as_str(), target.port);
     let dialled = timeout(patience, async {
         let found = tokio::net::lookup_host((host, port))
@@ -238,11 +288,7 @@ fn dial_words(host: &str, address: SocketAddr, error: &std::io::Error) -> String
     }
 }
 
-async fn open_lane(
-    session: &Handle<HostCheck>,
-    stall: Duration,
-    heard: &Arc<Heard>,
-) -> Result<Arc<Lane>, NoLine> {
+async fn open_lane(session: &Handle<HostCheck>, pulse: &Pulse) -> Result<Arc<Lane>, NoLine> {
     let mut channel = session
         .channel_open_session()
         .await
@@ -263,7 +309,7 @@ async fn open_lane(
             None => return Err(away("the server closed the line")),
         }
     }
-    match Lane::start(channel.into_stream(), stall, heard.clone()).await {
+    match Lane::start(channel.into_stream(), pulse.clone()).await {
         Ok(lane) => Ok(Arc::new(lane)),
         Err(Fault::Broken(_)) => Err(no_sftp()),
         Err(fault) => Err(away(format!("the SFTP session does not start: {fault:?}"))),

@@ -1,7 +1,7 @@
 //! Proving to a server who the user is.
 //!
 //! Keys only, in this order: the one that the user named; else those of the agent; else
-//! the usual files below `~/.ssh`. A key file with a passphrase is used through the agent.
+//! those that `~/.ssh/config` names, and the usual files below `~/.ssh`. A key file with a passphrase is used through the agent.
 //! What was tried, and why something was not, becomes part of the words for a failure.
 
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ pub(super) async fn log_in(
     session: &mut Session,
     user: &str,
     options: &SftpOptions,
+    configured: &[PathBuf],
 ) -> Result<(), String> {
     let mut attempt = Attempt {
         user,
@@ -41,7 +42,8 @@ pub(super) async fn log_in(
             let usual = directory
                 .iter()
                 .flat_map(|d| USUAL_FILES.map(|name| d.join(name)));
-            for path in usual.filter(|path| path.exists()) {
+            let paths = configured.iter().cloned().chain(usual);
+            for path in paths.filter(|path| path.exists()) {
                 match read_key(&path) {
                     Ok(key) => files.push(key),
                     Err(words) => attempt.tried.push(words),

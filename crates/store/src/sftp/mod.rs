@@ -14,6 +14,7 @@ mod host_key;
 mod lane;
 mod line;
 mod login;
+mod ssh_config;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -98,8 +99,6 @@ impl Sftp {
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
         let wrong = |words: &str| StoreError::new(ErrorKind::Invalid, address, words);
-        let user = server.user.clone().or_else(|| options.sftp.user.clone());
-        let user = user.ok_or_else(|| wrong("say who you are there: sftp://user@host/path"))?;
         let path = decode(&server.path).map_err(|words| wrong(&words))?;
         let root = match path.strip_prefix("/~") {
             Some("" | "/") => ".".to_owned(),
@@ -109,9 +108,9 @@ impl Sftp {
         Ok(Self {
             address: address.to_owned(),
             target: Target {
-                user,
+                user: server.user.clone(),
                 host: server.host.clone(),
-                port: server.port.unwrap_or(22),
+                port: server.port,
             },
             root,
             options: options.clone(),
@@ -210,7 +209,7 @@ impl Sftp {
             ),
             Fault::Status(StatusCode::PermissionDenied, _) => (
                 ErrorKind::Refused,
-                format!("{cannot}: the server forbids it to {}", self.target.user),
+                format!("{cannot}: the server forbids it to this user"),
             ),
             Fault::Status(StatusCode::OpUnsupported, _) => (
                 ErrorKind::Invalid,
@@ -326,12 +325,28 @@ impl Sftp {
             self.directory_to_sync(&lane, &place)
         );
         let (file, directory) = (file?, directory?);
-        if let Err(fault) = lane.fill(&file, bytes).await {
-            return Err(self.full_or(&lane, fault, bytes.len(), &from).await);
+        let placed = match lane.fill(&file, bytes).await {
+            Ok(()) => {
+                self.sweep(&lane, &from).await;
+                self.settle(&lane, file, &from, &to, directory.as_deref())
+                    .await
+            }
+            Err(fault) => {
+                let trouble = self.full_or(&lane, fault, bytes.len(), &from).await;
+                if !trouble.is_broken() {
+                    lane.close(file).await;
+                }
+                Err(trouble)
+            }
+        };
+        if let Err(trouble) = placed {
+            // Now and not some time later, for it may fill the disk; the line being cut,
+            // it waits for a sweep.
+            if !trouble.is_broken() && lane.remove(&from).await.is_ok() {
+                unfinished.path = None;
+            }
+            return Err(trouble);
         }
-        self.sweep(&lane, &from).await;
-        self.settle(&lane, file, &from, &to, directory.as_deref())
-            .await?;
         unfinished.path = None;
         self.synced.store(directory.is_some(), Ordering::Release);
         line.reader().forget(&to);

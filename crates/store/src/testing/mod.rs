@@ -14,6 +14,7 @@ mod dav_server;
 mod faulty;
 mod s3_server;
 mod serving;
+mod small_disk;
 mod sshd;
 mod wire;
 
@@ -21,6 +22,7 @@ pub use counting::{Counting, Counts};
 pub use dav_server::DavServer;
 pub use faulty::{Call, Fault, Faulty, When};
 pub use s3_server::S3Server;
+pub use small_disk::SmallDisk;
 pub use sshd::{Sshd, SshdOptions};
 pub use wire::Wire;
 
