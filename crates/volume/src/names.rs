@@ -85,7 +85,7 @@ impl InoSource {
             Ok(Self {
                 next: AtomicU64::new(reserved),
                 reserved: Mutex::new(reserved),
-                sequence: AtomicU64::new(sequence as u64 + 1),
+                sequence: AtomicU64::new(sequence.max(0) as u64 + 1),
             })
         })
     }

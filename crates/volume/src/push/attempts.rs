@@ -20,9 +20,8 @@ pub(super) struct Attempts(Mutex<HashMap<Ino, Attempt>>);
 #[derive(Debug, Default)]
 struct Attempt {
     changed: u32,
-    /// What was stored of a file that is still open for writing, and when it was last seen
-    /// to be the same.
-    stored: Option<(Stamp, Duration)>,
+    /// What was stored of a file that is still open for writing.
+    stored: Option<Stamp>,
     not_before: Duration,
 }
 
@@ -38,26 +37,17 @@ impl Attempts {
     }
 
     /// These bytes of a file that is still open were stored.
-    pub(super) fn stored_open(&self, ino: Ino, stamp: Stamp, now: Duration) {
+    pub(super) fn stored_open(&self, ino: Ino, stamp: Stamp) {
         self.note(ino, |attempt| {
-            attempt.stored = Some((stamp, now));
+            attempt.stored = Some(stamp);
             attempt.changed = 0;
         });
     }
 
     /// Whether just these bytes of an open file were stored before.
-    pub(super) fn has_stored(&self, ino: Ino, stamp: Stamp, now: Duration) -> bool {
-        let mut known = self.0.lock();
-        match known
-            .get_mut(&ino)
-            .and_then(|attempt| attempt.stored.as_mut())
-        {
-            Some((stored, seen)) if *stored == stamp => {
-                *seen = now;
-                true
-            }
-            _ => false,
-        }
+    pub(super) fn has_stored(&self, ino: Ino, stamp: Stamp) -> bool {
+        let known = self.0.lock();
+        known.get(&ino).and_then(|attempt| attempt.stored) == Some(stamp)
     }
 
     /// Lets the file rest until `time`.
@@ -79,15 +69,6 @@ impl Attempts {
         known
             .get(&ino)
             .is_some_and(|attempt| attempt.changed >= CHANGES_WAITED_FOR)
-    }
-
-    /// Whether the bytes of a file that is open were seen to be stored since `time`.
-    pub(super) fn stored_since(&self, ino: Ino, time: Duration) -> bool {
-        let known = self.0.lock();
-        known
-            .get(&ino)
-            .and_then(|attempt| attempt.stored)
-            .is_some_and(|(_, seen)| seen >= time)
     }
 
     /// Counts changes anew: a caller begins to wait.

@@ -206,9 +206,8 @@ impl Ingest {
         let Some(mut settling) = volume.begin_settle(ino)? else {
             return Ok(());
         };
-        let now = volume.push.shared.now();
-        if settling.open && attempts.has_stored(ino, settling.stamp(), now) {
-            attempts.rest_until(ino, now + volume.settings.settle_open);
+        if settling.open && attempts.has_stored(ino, settling.stamp()) {
+            volume.live.set_aside(ino, Some(Aside::Stored));
             return Ok(());
         }
         let outbox = &volume.push.shared.outbox;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use larder_model::ChunkId;
 use tokio::sync::oneshot;
 
+use super::index::blocking;
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -67,16 +68,21 @@ impl Volume {
         let shared = &self.push.shared;
         let _urgent = shared.hurry();
         self.push.attempts.forget_changes();
-        let mut waiting = self.dirty_since_now()?;
+        let looking = Arc::clone(self);
+        let mut waiting = blocking(move || {
+            // What programs wrote past this process shows now.
+            looking.flush_lives();
+            looking.dirty_since_now()
+        })
+        .await?;
         let total = waiting.len() as u64;
         let mut given_up = Vec::new();
-        let since = shared.now();
         loop {
             let look = Instant::now();
             if let Some(refusal) = shared.warnings.refusal() {
                 return Err(VolumeError::State(refusal));
             }
-            self.retain_unstored(&mut waiting, &mut given_up, since)?;
+            self.retain_unstored(&mut waiting, &mut given_up)?;
             report(Progress {
                 phase: "storing".to_owned(),
                 done: total - waiting.len() as u64,
@@ -119,7 +125,6 @@ impl Volume {
         &self,
         waiting: &mut Vec<(Ino, u64)>,
         given_up: &mut Vec<Ino>,
-        since: Duration,
     ) -> Result<()> {
         let attempts = &self.push.attempts;
         let dirty: HashSet<_> = self.dirty_files().into_iter().collect();
@@ -129,9 +134,8 @@ impl Volume {
             )?;
             let mut left = Vec::with_capacity(waiting.len());
             for (ino, generation) in waiting.drain(..) {
-                let unstored = dirty.contains(&ino)
-                    && statement.exists((ino as i64, generation as i64))?
-                    && !attempts.stored_since(ino, since);
+                let unstored =
+                    dirty.contains(&ino) && statement.exists((ino as i64, generation as i64))?;
                 if unstored && attempts.keeps_changing(ino) {
                     given_up.push(ino);
                 } else if unstored {

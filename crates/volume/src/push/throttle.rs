@@ -6,12 +6,13 @@
 //! as well: what is written is subtracted from what was free when it was last asked, so
 //! that it is asked rarely as long as there is plenty.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use larder_plan::pace::{Admission, DirtyLimits, Drain, admit_write};
 
-use crate::{Result, Settings, Volume, VolumeError};
+use crate::{Ino, Result, Settings, Volume, VolumeError};
 
 /// How much may be written before the disk is asked again.
 const ASK_AGAIN_AFTER: u64 = 64 << 20;
@@ -76,12 +77,14 @@ impl Volume {
             || !throttle.pass(len)
     }
 
-    /// Lets a writer of `len` bytes go on at the rate at which the store takes content.
-    /// Call it from a worker thread, with no lock held.
+    /// Lets a writer of `range` go on at the rate at which the store takes content. What
+    /// only overwrites dirty bytes adds none, and goes on at once. Call it from a worker
+    /// thread, with no lock held.
     ///
     /// # Errors
     /// [`VolumeError::NoSpace`] if nothing drained for a while, or the disk is full.
-    pub(crate) fn throttle_write(&self, len: u64) -> Result<()> {
+    pub(crate) fn throttle_write(&self, ino: Ino, range: &Range<u64>) -> Result<()> {
+        let len = range.end.saturating_sub(range.start);
         self.wait_for_disk(len)?;
         let (throttle, shared) = (&self.push.throttle, &self.push.shared);
         let mut first_refused = None;
@@ -98,6 +101,9 @@ impl Volume {
                 idle: throttle.idle(now).min(waited),
             };
             let dirty = self.live.dirty_bytes();
+            if !self.live.would_grow(ino, range.end) {
+                return Ok(());
+            }
             match admit_write(throttle.limits, dirty, len, drain) {
                 Admission::Now => return Ok(()),
                 Admission::After(wait) => {

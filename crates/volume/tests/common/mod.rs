@@ -136,10 +136,12 @@ impl Bench {
         self.runtime.block_on(volume.commit(None, &|_| {})).unwrap()
     }
 
-    /// What the newest head on the store reaches, read by the formats alone.
+    /// What the newest head on the store reaches, read by the formats alone. There must be
+    /// one.
     pub fn stored(&self) -> Stored {
         let keys = KeyFile::decode(&std::fs::read(self.state().join("key")).unwrap()).unwrap();
-        self.runtime.block_on(Stored::read(&*self.store.below, &keys))
+        self.runtime
+            .block_on(Stored::read(&*self.store.below, &keys))
     }
 }
 
@@ -210,7 +212,7 @@ pub fn with_open(volume: &Volume, ino: Ino, truncate: bool, act: impl FnOnce()) 
     let access = Access {
         write: true,
         truncate,
-        direct: false,
+        ..Access::default()
     };
     volume.open(ino, access).unwrap();
     act();
@@ -381,6 +383,15 @@ pub struct Stored {
 
 impl Stored {
     pub async fn read(store: &dyn Store, keys: &KeyFile) -> Self {
+        // The head first: what it reaches is there by then, whatever comes meanwhile.
+        let heads = store.list("heads/").await.unwrap();
+        let (replica, n) = heads
+            .iter()
+            .map(|object| parse_head_name(object.key.as_str()).unwrap())
+            .max_by_key(|(_, n)| *n)
+            .unwrap();
+        let name = Key::new(larder_format::head_name(&replica, n)).unwrap();
+        let bytes = store.get(&name).await.unwrap().unwrap();
         let mut chunks = BTreeMap::new();
         for prefix in ["packs/", "trees/"] {
             for object in store.list(prefix).await.unwrap() {
@@ -395,14 +406,6 @@ impl Stored {
                 }
             }
         }
-        let heads = store.list("heads/").await.unwrap();
-        let (replica, n) = heads
-            .iter()
-            .map(|object| parse_head_name(object.key.as_str()).unwrap())
-            .max_by_key(|(_, n)| *n)
-            .unwrap();
-        let name = Key::new(larder_format::head_name(&replica, n)).unwrap();
-        let bytes = store.get(&name).await.unwrap().unwrap();
         let commit_id = open_head(&keys.keys, &replica, n, &bytes).unwrap().commit;
         let commit = Commit::decode(&chunks[&commit_id]).unwrap();
         Self {
@@ -447,7 +450,9 @@ impl Stored {
             root: self.commit.nodes,
         };
         let key = larder_format::tree::node_key(&at);
-        let value = nodes.get(&key, &mut |id: &ChunkId| self.page(id)).unwrap()?;
+        let value = nodes
+            .get(&key, &mut |id: &ChunkId| self.page(id))
+            .unwrap()?;
         Some(decode_node(&value).unwrap())
     }
 
