@@ -12,23 +12,24 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::playground::Playground;
+use crate::playground::{Playground, Program};
 use crate::run;
 use crate::sshd::Sshd;
 
 /// Runs it.
 pub fn run() -> Result<()> {
     run::step("Building");
-    let playground = Playground::new("demo")?;
+    let playground = Playground::new("demo", Program::Build)?;
     let source = playground.path("Photos");
     make_tree(&source)?;
     let sshd = Sshd::start(&playground.path("sshd"))?;
     let nas = Nas {
-        address: sshd.address(&playground.path("nas")),
+        address: sshd.address(&playground.path("nas"))?,
         sshd: &sshd,
     };
 
     run::step("A volume on this machine");
+    playground.enter("laptop");
     let home = playground.path("Larder");
     let laptop = |args: &[&str]| shown(playground.larder("laptop").args(args));
     shown(
@@ -66,6 +67,7 @@ pub fn run() -> Result<()> {
     laptop(&["unmount", &home.to_string_lossy()])?;
 
     run::step("The same volume on a second machine");
+    playground.enter("desktop");
     let other = playground.path("Larder-on-desktop");
     shown(
         nas.reached(

@@ -19,6 +19,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+use playground::Program;
+
 const USAGE: &str = "\
 Usage: cargo xtask COMMAND
 
@@ -55,12 +57,12 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["demo"] => demo::run(),
         ["pjdfstest"] => {
             setup::pjdfstest()?;
-            pjdfstest::run(&pjdfstest::PROFILES)
+            pjdfstest::run(&pjdfstest::PROFILES, Program::Build)
         }
         ["pjdfstest", "--profile", name] => {
             let profile = pjdfstest::profile(name)?;
             setup::pjdfstest()?;
-            pjdfstest::run(&[profile])
+            pjdfstest::run(&[profile], Program::Build)
         }
         ["setup"] => setup::all(),
         [] | ["help" | "--help" | "-h"] => {
@@ -75,7 +77,7 @@ fn test() -> Result<()> {
     setup::all()?;
     check::all(check::Clippy::Run)?;
     run_tests()?;
-    pjdfstest::run(&pjdfstest::PROFILES)
+    pjdfstest::run(&pjdfstest::PROFILES, Program::Tested)
 }
 
 fn run_tests() -> Result<()> {

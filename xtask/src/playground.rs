@@ -16,6 +16,16 @@ use tempfile::TempDir;
 
 use crate::run;
 
+/// Where the program comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// It is built first.
+    Build,
+    /// `cargo test` has just built it. (Built alone it has other features of its crates,
+    /// so cargo would build many of them once more.)
+    Tested,
+}
+
 /// A directory for one run.
 pub struct Playground {
     dir: TempDir,
@@ -23,9 +33,11 @@ pub struct Playground {
 }
 
 impl Playground {
-    /// Builds the program and makes the directory.
-    pub fn new(name: &str) -> Result<Self> {
-        run::show(run::cargo().args(["build", "--locked", "--package", "larder"]))?;
+    /// Makes the directory, and the program if need be.
+    pub fn new(name: &str, program: Program) -> Result<Self> {
+        if program == Program::Build {
+            run::show(run::cargo().args(["build", "--locked", "--package", "larder"]))?;
+        }
         let program = run::target().join("debug/larder");
         let dir = tempfile::Builder::new()
             .prefix(&format!("larder-{name}-"))
@@ -47,6 +59,15 @@ impl Playground {
     /// The file with the passphrase of its volumes.
     pub fn passphrase_file(&self) -> PathBuf {
         self.path("passphrase")
+    }
+
+    /// Shows what stands in the environment of `machine`.
+    pub fn enter(&self, machine: &str) {
+        println!(
+            "$ export LARDER_HOME={} LARDER_PASSPHRASE_FILE={}",
+            self.path(machine).display(),
+            self.passphrase_file().display()
+        );
     }
 
     /// `larder` as on the machine called `machine`.

@@ -59,8 +59,14 @@ impl Sshd {
     }
 
     /// The address of a directory on it.
-    pub fn address(&self, path: &Path) -> String {
-        format!("sftp://127.0.0.1:{}{}", self.port, path.display())
+    pub fn address(&self, path: &Path) -> Result<String> {
+        let user = run::output(Command::new("id").arg("-un"))?;
+        Ok(format!(
+            "sftp://{}@127.0.0.1:{}{}",
+            user.trim(),
+            self.port,
+            path.display()
+        ))
     }
 
     /// The private key that it lets in.
