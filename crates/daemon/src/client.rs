@@ -53,17 +53,21 @@ impl Client {
             return Err(refusal(response).await);
         }
         let mut lines = BytesMut::new();
+        // An answer may be one very long line: no byte of it is looked at twice.
+        let mut searched = 0;
         let mut body = response.into_body().into_data_stream();
         while let Some(data) = body.next().await {
             lines.extend_from_slice(&data.map_err(cut)?);
-            while let Some(end) = lines.iter().position(|&byte| byte == b'\n') {
-                let line = lines.split_to(end + 1);
+            while let Some(end) = lines[searched..].iter().position(|&byte| byte == b'\n') {
+                let line = lines.split_to(searched + end + 1);
+                searched = 0;
                 match serde_json::from_slice(&line).map_err(cut)? {
                     Event::Progress(progress) => report(progress),
                     Event::Done(answer) => return Ok(answer),
                     Event::Failed(failure) => return Err(failure),
                 }
             }
+            searched = lines.len();
         }
         Err(cut("the answer has no end"))
     }

@@ -116,13 +116,15 @@ fn kind_of_store(error: &StoreError) -> FailureKind {
 pub(crate) fn sentence(error: &impl fmt::Display) -> String {
     let text = error.to_string();
     let text = text.trim_end_matches('.');
+    let end = if text.ends_with(['?', '!']) { "" } else { "." };
     let first_word = text.split(' ').next().unwrap_or_default();
     let mut chars = text.chars();
     match chars.next() {
         Some(first) if first_word.chars().all(char::is_alphabetic) => {
-            first.to_uppercase().chain(chars).chain(['.']).collect()
+            let capital: String = first.to_uppercase().collect();
+            format!("{capital}{}{end}", chars.as_str())
         }
-        _ => format!("{text}."),
+        _ => format!("{text}{end}"),
     }
 }
 
@@ -136,6 +138,7 @@ mod tests {
             ("there is no room", "There is no room."),
             ("sftp://nas/x: no answer.", "sftp://nas/x: no answer."),
             ("/a is not empty", "/a is not empty."),
+            ("is its disk mounted?", "Is its disk mounted?"),
         ] {
             assert_eq!(sentence(&text), told);
         }

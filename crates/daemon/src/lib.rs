@@ -55,7 +55,7 @@ pub use report::{
     AdoptReport, CheckoutReport, CommitMade, CommitReport, DamageReport, EntryReport, KeptReport,
     NodeKind, PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
 };
-pub use run::{MountWish, run, unmount};
+pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;
 pub use session::Session;
 pub use setup::{Made, Opened, Wanted, init, open};

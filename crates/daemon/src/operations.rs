@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_model::Kind;
-use larder_volume::progress::Report;
+use larder_volume::progress::{Progress, Report};
 use larder_volume::{Entry, Ino, StashOptions, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
@@ -97,7 +97,7 @@ pub struct Verify {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CheckDatabase {}
 
-/// Unmount, and end the daemon.
+/// Unmount, and end the daemon; answers how many bytes are not stored yet.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Unmount {
     /// Although files are open in it.
@@ -334,7 +334,14 @@ impl Operation for Commit {
     type Answer = CommitMade;
 
     async fn run(self, host: &Host, report: Report<'_>) -> Result<CommitMade, Failure> {
-        let commit = host.volume.commit(self.message, report).await?;
+        // While the store is away nothing moves; say so instead of standing still.
+        let report = |mut progress: Progress| {
+            if let Some(error) = host.volume.push_status().last_error {
+                progress.phase = format!("waiting for the store ({error})");
+            }
+            report(progress);
+        };
+        let commit = host.volume.commit(self.message, &report).await?;
         Ok(CommitMade {
             n: commit.n,
             id: commit.id,
@@ -408,12 +415,13 @@ impl Operation for CheckDatabase {
 impl Operation for Unmount {
     const NAME: &'static str = "unmount";
     const STOPS_WITH_ASKER: bool = false;
-    type Answer = ();
+    type Answer = u64;
 
-    async fn run(self, host: &Host, _: Report<'_>) -> Result<(), Failure> {
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<u64, Failure> {
         block_in_place(|| host.unmount(self.force))?;
+        let waiting = host.volume.push_status().waiting_bytes;
         host.ending.send_replace(true);
-        Ok(())
+        Ok(waiting)
     }
 }
 

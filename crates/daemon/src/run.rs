@@ -40,6 +40,7 @@ const DETACHED_PATIENCE: Duration = Duration::from_secs(3);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// What an ending daemon may take to let go of its volume.
 const END_PATIENCE: Duration = Duration::from_secs(300);
+const END_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Is the daemon of `replica` until it is told to end; calls `ready` once it serves. Must be
 /// called on a runtime of several threads.
@@ -86,7 +87,7 @@ async fn serve(
     tokio::select! {
         () = signals.any() => end_mount(&mounted),
         _ = ending.wait_for(|ending| *ending) => {}
-        _ = ended.wait() => tracing::info!("unmounted from outside"),
+        _ = ended.wait() => {}
     }
     tell_systemd("STOPPING=1");
     host.ending.send_replace(true);
@@ -219,16 +220,33 @@ fn raise_file_limit() {
     }
 }
 
-/// Unmounts the volume of `replica` and ends its daemon, whether it answers or died; true
-/// if there was anything to end. Returns when the volume is free.
+/// What there was to unmount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmounted {
+    /// A daemon, which ended.
+    Ended {
+        /// What it leaves that is not stored yet.
+        bytes_waiting: u64,
+    },
+    /// Only the mount of a daemon that died.
+    DeadMount,
+    /// Neither daemon nor mount.
+    Nothing,
+}
+
+/// Unmounts the volume of `replica` and ends its daemon, whether it answers or died.
+/// Returns when the volume is free.
 ///
 /// # Errors
 /// If the mount is in use and not to be forced, or the daemon does not end.
-pub async fn unmount(replica: &Replica, force: bool) -> Result<bool, Failure> {
+pub async fn unmount(replica: &Replica, force: bool) -> Result<Unmounted, Failure> {
     let Some(daemon) = Client::find(&replica.dir)? else {
-        return Ok(larder_mount::mend(&replica.config.mount)? == Mended::Detached);
+        return Ok(match larder_mount::mend(&replica.config.mount)? {
+            Mended::Detached => Unmounted::DeadMount,
+            Mended::Alive | Mended::NotMounted => Unmounted::Nothing,
+        });
     };
-    daemon.ask(&Unmount { force }, &|_| {}).await?;
+    let bytes_waiting = daemon.ask(&Unmount { force }, &|_| {}).await?;
     let begin = Instant::now();
     while StateDir::lock(&replica.dir).is_err() {
         if begin.elapsed() > END_PATIENCE {
@@ -238,7 +256,7 @@ pub async fn unmount(replica: &Replica, force: bool) -> Result<bool, Failure> {
             )
             .hint("Its log in the state directory may say why."));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(END_INTERVAL).await;
     }
-    Ok(true)
+    Ok(Unmounted::Ended { bytes_waiting })
 }

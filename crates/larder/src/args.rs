@@ -110,10 +110,10 @@ pub struct Open {
     #[command(flatten)]
     pub passphrase: PassphraseFrom,
     /// Open with the recovery key instead of the passphrase; asks for it on a terminal.
-    #[arg(long, conflicts_with = "passphrase_file")]
+    #[arg(long)]
     pub recovery_key: bool,
     /// Open with the recovery key in this file.
-    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_file", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub recovery_key_file: Option<PathBuf>,
     #[command(flatten)]
     pub reach: Reach,

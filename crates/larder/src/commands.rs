@@ -17,7 +17,7 @@ mod verify;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use larder_daemon::{Failure, Home, Located, Operation, Session, TreePath, locate};
+use larder_daemon::{Failure, Home, KeptReport, Located, Operation, Session, TreePath, locate};
 
 use crate::args::{Command, Larder};
 use crate::exit::Exit;
@@ -25,13 +25,10 @@ use crate::say::{self, Bar};
 
 /// Does what `larder` says.
 pub fn run(larder: Larder) -> Result<Exit, Failure> {
-    if let Command::Mount(args) = &larder.command
-        && !args.foreground
-    {
-        // The daemon sets up its own log; the command that starts it has none.
-        return mount::mount(Machine::new(larder.volume)?, args);
+    if !matches!(larder.command, Command::Mount(_)) {
+        // A daemon logs into its own files.
+        larder_daemon::log_to_terminal()?;
     }
-    larder_daemon::log_to_terminal()?;
     let machine = || Machine::new(larder.volume.clone());
     match &larder.command {
         Command::Init(args) => setup::init(args),
@@ -120,15 +117,56 @@ fn tree_paths(located: &Located) -> Vec<TreePath> {
     located.paths.iter().cloned().map(TreePath).collect()
 }
 
-/// How many kept files are named; the rest is counted.
-const NAMED: usize = 20;
+/// How many files are named for one reason; the rest is counted.
+const NAMED: usize = 10;
 
-/// Says which files were left as they are, and why.
-fn say_kept(kept: &[larder_daemon::KeptReport]) {
-    for file in kept.iter().take(NAMED) {
-        say::out(format_args!("  {}: {}", file.path, file.reason));
+/// Says which files were left as they are, and why: each reason once.
+fn say_kept(kept: &[KeptReport]) {
+    kept_lines(kept).iter().for_each(say::out);
+}
+
+fn kept_lines(kept: &[KeptReport]) -> Vec<String> {
+    let mut by_reason: Vec<(&str, Vec<&TreePath>)> = Vec::new();
+    for KeptReport { path, reason } in kept {
+        match by_reason.iter_mut().find(|(known, _)| known == reason) {
+            Some((_, paths)) => paths.push(path),
+            None => by_reason.push((reason, vec![path])),
+        }
     }
-    if kept.len() > NAMED {
-        say::out(format_args!("  and {} more", kept.len() - NAMED));
+    let mut lines = Vec::new();
+    for (reason, paths) in by_reason {
+        if let [path] = paths.as_slice() {
+            lines.push(format!("  {path}: {reason}"));
+            continue;
+        }
+        lines.push(format!(
+            "  {}: {reason}",
+            say::count(paths.len() as u64, "file")
+        ));
+        lines.extend(paths.iter().take(NAMED).map(|path| format!("    {path}")));
+        if paths.len() > NAMED {
+            lines.push(format!("    and {} more", paths.len() - NAMED));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_files_are_said_reason_by_reason() {
+        let kept = |path: &str, reason: &str| KeptReport {
+            path: TreePath(path.as_bytes().to_vec()),
+            reason: reason.to_owned(),
+        };
+        let mut many: Vec<_> = (0..12)
+            .map(|i| kept(&format!("{i}"), "it is open"))
+            .collect();
+        many.insert(1, kept("p", "it is pinned"));
+        let lines = kept_lines(&many);
+        assert_eq!(lines[..3], ["  12 files: it is open", "    0", "    1"]);
+        assert_eq!(lines[11..], ["    and 2 more", "  p: it is pinned"]);
     }
 }

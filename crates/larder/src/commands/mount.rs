@@ -2,12 +2,12 @@
 
 use std::ffi::OsString;
 
-use larder_daemon::{Failure, FailureKind, Located, MountWish, Ready, ServiceUnit};
+use larder_daemon::{Failure, FailureKind, Located, MountWish, Ready, ServiceUnit, Unmounted};
 
 use super::{Machine, on_runtime};
 use crate::args::{Mount, ServiceCommand, Unmount};
 use crate::exit::Exit;
-use crate::say;
+use crate::{say, units};
 
 pub fn mount(machine: Machine, args: &Mount) -> Result<Exit, Failure> {
     if args.detached {
@@ -22,6 +22,7 @@ pub fn mount(machine: Machine, args: &Mount) -> Result<Exit, Failure> {
         ))));
     }
     if args.foreground {
+        let _log = larder_daemon::log_to_files(&replica.dir)?;
         let shown = replica.config.mount.display().to_string();
         on_runtime(larder_daemon::run(replica, wish(args), |ready: &Ready| {
             say_ready(&shown, ready);
@@ -92,15 +93,25 @@ pub fn unmount(machine: Machine, args: &Unmount) -> Result<Exit, Failure> {
     let located = machine.locate_dir(args.dir.as_ref())?;
     let replica = &located.replica;
     let shown = replica.config.mount.display();
-    let ended = on_runtime(larder_daemon::unmount(replica, args.force))?;
-    match ended {
-        true => say::out(format_args!("Unmounted {shown}.")),
-        false => {
+    match on_runtime(larder_daemon::unmount(replica, args.force))? {
+        Unmounted::Ended { bytes_waiting } => {
+            say::out(format_args!("Unmounted {shown}."));
+            if bytes_waiting > 0 {
+                say::warning(format_args!(
+                    "{} are not stored yet, and only here. They will be after the next mount.",
+                    units::size(bytes_waiting)
+                ));
+            }
+        }
+        Unmounted::DeadMount => say::out(format_args!(
+            "Took a dead daemon's mount away from {shown}."
+        )),
+        Unmounted::Nothing => {
             return Err(Failure::new(
                 FailureKind::Daemon,
                 format!("No daemon runs for the volume at {shown}."),
             )
-            .hint("`larder doctor` takes a dead daemon's mount away."));
+            .hint("`larder mount` starts one."));
         }
     }
     Ok(Exit::Done)

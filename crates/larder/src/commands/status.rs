@@ -101,7 +101,11 @@ fn waiting(status: &StatusReport) -> String {
 fn store(store: &StoreReport) -> String {
     let state = match (store.reachable, &store.last_error) {
         (true, _) => "reachable".to_owned(),
-        (false, Some(error)) => format!("not reachable: {error}"),
+        (false, Some(error)) => {
+            let address = format!("{}: ", store.address);
+            let error = error.strip_prefix(&address).unwrap_or(error);
+            format!("not reachable: {error}")
+        }
         (false, None) => "not reachable".to_owned(),
     };
     let speed = |name: &str, bytes| match bytes {
@@ -147,7 +151,7 @@ mod tests {
             stores: vec![StoreReport {
                 address: "sftp://nas/x".into(),
                 reachable: false,
-                last_error: Some("it does not answer".into()),
+                last_error: Some("sftp://nas/x: it does not answer".into()),
                 bytes_waiting: 300 << 20,
                 upload_bytes_per_sec: 0,
                 download_bytes_per_sec: 1 << 20,

@@ -36,9 +36,13 @@ fn show(verified: &VerifyReport) {
     list("Damaged", &verified.damaged);
     list("Missing", &verified.missing);
     list("Could not be looked at", &verified.unknown);
-    let broken = verified.damaged.len() + verified.missing.len();
-    if broken == 0 {
-        say::out("Found no damage.");
+    match (
+        verified.damaged.len() + verified.missing.len(),
+        verified.unknown.len(),
+    ) {
+        (0, 0) => say::out("Found no damage."),
+        (0, _) => say::out("Found no damage in what could be looked at."),
+        _ => {}
     }
 }
 
