@@ -87,6 +87,7 @@ impl Volume {
         });
         let mut running = FuturesUnordered::new();
         let mut checkout = CheckoutReport::default();
+        let mut ended = Vec::new();
         loop {
             while running.len() < WAVES
                 && !checkout.cut
@@ -104,7 +105,8 @@ impl Volume {
             let Some(brought) = running.next().await else {
                 break;
             };
-            let (wave, brought) = brought.ok_or(VolumeError::Stopping)?;
+            let (mut wave, brought) = brought.ok_or(VolumeError::Stopping)?;
+            ended.append(&mut wave.ends);
             self.note_wave(wave, brought?, &mut checkout);
             report(Progress {
                 phase: "fetching".to_owned(),
@@ -114,6 +116,11 @@ impl Volume {
                 path: None,
             });
         }
+        // Waves of one file may end in any order: only now it is known what is whole.
+        let counting = work(&weak, move |volume| {
+            volume.db.read(|c| count_whole(c, &ended))
+        });
+        checkout.files = counting.await.ok_or(VolumeError::Stopping)??;
         Ok(checkout)
     }
 
@@ -141,6 +148,16 @@ impl Volume {
             |ino: &&Ino| matches!(self.missing(**ino, 0..u64::MAX), Ok(away) if away.is_empty());
         checkout.files += wave.ends.iter().filter(whole).count() as u64;
     }
+}
+
+fn count_whole(connection: &Connection, files: &[Ino]) -> Result<u64> {
+    let mut statement =
+        connection.prepare_cached("SELECT 1 FROM cached WHERE ino = ?1 AND whole = 1")?;
+    let mut whole = 0;
+    for &ino in files {
+        whole += u64::from(statement.exists([ino as i64])?);
+    }
+    Ok(whole)
 }
 
 /// Whether the next file would fail for the same reason.

@@ -28,6 +28,8 @@ const WAVE_BYTES: u64 = 8 << 20;
 const ROUNDS: usize = 8;
 /// Work that nobody waits for has so many times a reader's wait.
 const BEHIND_PATIENCE: u32 = 4;
+/// A flight ends by its deadline; its own verdict is better than a waiter's.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// A piece of a file to bring.
 #[derive(Debug, Clone, Copy)]
@@ -113,8 +115,14 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result
     let mut brought = Brought::default();
     for group in wants.chunk_by(|a, b| a.ino == b.ino) {
         let ino = group.first().map_or(0, |want| want.ino);
-        match bring_file(volume, &coming, group) {
-            Ok(bytes) => brought.bytes += bytes,
+        let (landed, failure) = wait_for(&coming, group);
+        match fill_or_make_room(volume, ino, &landed) {
+            Ok(()) => {
+                brought.bytes += landed.iter().map(|(missing, _)| missing.len).sum::<u64>();
+                let failed = failure.map(|failure| (ino, failure.into()));
+                brought.failed.extend(failed);
+            }
+            // The file was deleted in the meantime.
             Err(VolumeError::NoEntry) => {}
             Err(error) => brought.failed.push((ino, error)),
         }
@@ -122,8 +130,8 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result
     Ok(brought)
 }
 
-/// Fills what comes of one file, even if some of it fails.
-fn bring_file(volume: &Volume, coming: &Coming, wants: &[Want]) -> Result<u64> {
+/// What comes of one file, and why the first piece that does not come does not.
+fn wait_for(coming: &Coming, wants: &[Want]) -> (Vec<(Missing, Arc<Verified>)>, Option<Failure>) {
     let mut landed = Vec::with_capacity(wants.len());
     let mut failure = None;
     for want in wants {
@@ -134,11 +142,7 @@ fn bring_file(volume: &Volume, coming: &Coming, wants: &[Want]) -> Result<u64> {
             }
         }
     }
-    let bytes = landed.iter().map(|(missing, _)| missing.len).sum();
-    if let Some(want) = wants.first() {
-        fill_or_make_room(volume, want.ino, &landed)?;
-    }
-    failure.map_or(Ok(bytes), |failure| Err(failure.into()))
+    (landed, failure)
 }
 
 /// A full disk is no reason to fail a reader while there is content that may go.
@@ -210,7 +214,7 @@ impl Coming {
         match self.chunks.get(chunk) {
             Some(Arriving::Landed(bytes)) => Ok(Arc::clone(bytes)),
             Some(Arriving::Flying(flight)) => flight
-                .wait_until(self.deadline)
+                .wait_until(self.deadline + GRACE)
                 .unwrap_or(Err(Failure::TimedOut(self.wait.as_secs().max(1)))),
             None => Err(Failure::Damaged(format!("chunk {chunk} was not asked for"))),
         }

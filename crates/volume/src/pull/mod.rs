@@ -34,7 +34,7 @@ mod walk;
 
 use std::future::Future;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use larder_format::VolumeKeys;
 use larder_store::Store;
@@ -51,7 +51,6 @@ use crate::{Ino, Result, Settings, Volume};
 
 /// What came lately is kept in memory up to so many bytes.
 const LANDED_BYTES: usize = 32 << 20;
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the ways in and out of the cache know.
 #[derive(Debug)]
@@ -172,10 +171,7 @@ pub(crate) fn run(volume: &Arc<Volume>) {
     pin::run(volume);
     let source = Arc::clone(&volume.pull.fetcher.source);
     volume.pull.spawn(&volume.runtime, async move {
-        loop {
-            tokio::time::sleep(PROBE_INTERVAL).await;
-            source.probe().await;
-        }
+        source.keep_probing().await;
     });
 }
 

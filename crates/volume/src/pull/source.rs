@@ -9,6 +9,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,7 +32,9 @@ pub(crate) enum Urgency {
 }
 
 const METER_WINDOW: Duration = Duration::from_secs(10);
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 const PROBE_WAIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A store that says "absent", or gives wrong bytes, is asked so often in all.
 pub(super) const TRIES_OF_DAMAGED: u32 = 3;
 
@@ -42,6 +45,8 @@ pub(crate) struct Source {
     begin: Instant,
     retry: Backoff,
     trip_after: u32,
+    /// Whether someone else asks the store while it is down.
+    is_probed: AtomicBool,
     circuit: Mutex<Circuit>,
     said: Mutex<Option<String>>,
     meter: Mutex<Meter>,
@@ -80,6 +85,7 @@ impl Source {
             begin: Instant::now(),
             retry,
             trip_after: rules.trip_after,
+            is_probed: AtomicBool::new(false),
             circuit: Mutex::new(Circuit::new(rules)),
             said: Mutex::new(None),
             meter: Mutex::new(Meter::new(METER_WINDOW)),
@@ -159,20 +165,25 @@ impl Source {
             .await
     }
 
-    /// Waits until the store may be asked.
+    /// Waits until the store may be asked. While it is down that is the prober's affair,
+    /// if there is one: a reader would wait long for an answer that may not come.
     async fn admitted(&self, deadline: Instant) -> Result<(), Failure> {
+        let begun = Instant::now();
         loop {
             let (wait, patience) = {
                 let mut circuit = self.circuit.lock();
                 let now = self.begin.elapsed();
                 let patience = circuit.reader_wait(now);
-                match circuit.admit(now) {
-                    Admit::Go | Admit::Probe => return Ok(()),
-                    Admit::After(wait) => (wait, patience),
+                if circuit.health() != Health::Up && self.is_probed.load(Ordering::Relaxed) {
+                    (LOOK_AGAIN, patience)
+                } else {
+                    match circuit.admit(now) {
+                        Admit::Go | Admit::Probe => return Ok(()),
+                        Admit::After(wait) => (wait.min(LOOK_AGAIN), patience),
+                    }
                 }
             };
-            let wait = wait.clamp(Duration::from_millis(5), Duration::from_millis(250));
-            if patience.is_zero() || Instant::now() + wait >= deadline {
+            if begun.elapsed() >= patience || Instant::now() + wait >= deadline {
                 return Err(Failure::Away(self.last_words()));
             }
             tokio::time::sleep(wait).await;
@@ -284,8 +295,17 @@ impl Source {
         said.unwrap_or_else(|| format!("{} does not answer", self.store.address()))
     }
 
-    /// Asks a store that is down whether it is back, if it is time to.
-    pub(crate) async fn probe(&self) {
+    /// Asks a store that is down, whenever it is time to, whether it is back. Never ends;
+    /// from the first call on, only this asks a store that is down.
+    pub(crate) async fn keep_probing(&self) {
+        self.is_probed.store(true, Ordering::Relaxed);
+        loop {
+            tokio::time::sleep(PROBE_INTERVAL).await;
+            self.probe().await;
+        }
+    }
+
+    async fn probe(&self) {
         let due = {
             let mut circuit = self.circuit.lock();
             let now = self.begin.elapsed();

@@ -40,7 +40,7 @@ pub(super) async fn learn_packs(
     report: Report<'_>,
 ) -> Result<Vec<String>> {
     let mut warnings = read_indexes(source, keys, db, wait, report).await?;
-    let known: HashSet<PackId> = db.write(|tx| known_packs(tx))?;
+    let known: HashSet<PackId> = db.write(known_packs)?;
     let mut unknown = Vec::new();
     for prefix in [object::TREES, object::PACKS] {
         for found in source.store().list(&format!("{prefix}/")).await? {

@@ -1,0 +1,169 @@
+//! Stash, checkout and pin.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder_store::testing::{Call, Fault, When};
+use larder_volume::{Access, ROOT, Settings, StashOptions, VolumeError};
+
+use crate::support::{Shelf, bytes, settings, with_file_away};
+
+fn reasons(kept: &[(Vec<u8>, String)]) -> Vec<(String, &str)> {
+    let mut reasons: Vec<_> = kept
+        .iter()
+        .map(|(path, why)| (String::from_utf8_lossy(path).into_owned(), why.as_str()))
+        .collect();
+    reasons.sort();
+    reasons
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stash_drops_what_is_stored_for_sure_and_names_the_rest() {
+    let shelf = Shelf::new();
+    let replica = shelf.init(settings()).await;
+    let directory = replica.mkdir(ROOT, "d");
+    let stored = replica.write(directory, "stored", &bytes(1, 50_000));
+    let pinned = replica.write(directory, "pinned", &bytes(2, 50_000));
+    let open = replica.write(directory, "open", &bytes(3, 50_000));
+    replica.commit().await;
+    replica.volume.pin(&[pinned]).unwrap();
+    replica.volume.open(open, Access::default()).unwrap();
+    shelf.faulty.set(Fault::Cut, Call::Put, When::Always);
+    replica.write(directory, "new", &bytes(4, 50_000));
+
+    let options = StashOptions {
+        dry_run: true,
+        ..StashOptions::default()
+    };
+    let planned = replica.volume.stash(&[ROOT], &options, &|_| {}).unwrap();
+    assert!(replica.is_here(stored));
+    let stashed = replica
+        .volume
+        .stash(&[ROOT], &StashOptions::default(), &|_| {})
+        .unwrap();
+    assert_eq!(stashed, planned);
+    assert!(!replica.is_here(stored));
+    assert_eq!(stashed.files, 1);
+    assert!(stashed.freed_bytes >= 50_000);
+    assert_eq!(
+        reasons(&stashed.kept),
+        [
+            ("d/new".to_owned(), "it has changes that are not stored yet"),
+            ("d/open".to_owned(), "a program has it open"),
+            ("d/pinned".to_owned(), "it is pinned"),
+        ]
+    );
+    shelf.faulty.clear();
+    assert!(replica.read(stored).await.unwrap() == bytes(1, 50_000));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stash_keeps_what_was_used_lately_if_it_is_told_to() {
+    let shelf = Shelf::new();
+    let replica = shelf.init(settings()).await;
+    let ino = replica.write(ROOT, "file", &bytes(1, 50_000));
+    replica.commit().await;
+    let options = StashOptions {
+        older_than: Some(Duration::from_secs(600)),
+        dry_run: false,
+    };
+    let stashed = replica.volume.stash(&[ROOT], &options, &|_| {}).unwrap();
+    assert_eq!(stashed.files, 0);
+    assert_eq!(
+        reasons(&stashed.kept),
+        [("file".to_owned(), "it was used in the last 600 s")]
+    );
+    assert!(replica.is_here(ino));
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_that_was_cut_goes_on_where_it_ended() {
+    let shelf = Shelf::new();
+    let content = bytes(1, 40 << 20);
+    let (replica, ino) = with_file_away(&shelf, settings(), &content).await;
+    shelf.faulty.set(Fault::Refused, Call::Get, When::From(8));
+    let cut = replica.volume.checkout(&[ROOT], &|_| {}).await.unwrap();
+    assert!(cut.cut && cut.files == 0);
+    assert!(cut.fetched_bytes > 0 && cut.fetched_bytes < content.len() as u64);
+    assert_eq!(cut.failed[0].0, b"file");
+
+    shelf.faulty.clear();
+    let before = shelf.counts().bytes_down;
+    let rest = loop {
+        // The store was just down; the first try may be told so.
+        let rest = replica.volume.checkout(&[ROOT], &|_| {}).await.unwrap();
+        if !rest.cut {
+            break rest;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(rest.failed.is_empty() && rest.files == 1);
+    let again = shelf.counts().bytes_down - before;
+    let left = content.len() as u64 - cut.fetched_bytes;
+    assert!(again < left + (2 << 20), "{again} bytes for {left}");
+    assert!(replica.is_here(ino));
+    assert!(replica.read(ino).await.unwrap() == content);
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_names_what_is_damaged_and_brings_the_rest() {
+    let shelf = Shelf::new();
+    let first = shelf.init(settings()).await;
+    first.write(ROOT, "bad", &bytes(1, 100_000));
+    first.commit().await;
+    let bad = shelf.objects_in("packs");
+    first.write(ROOT, "good", &bytes(2, 100_000));
+    first.commit().await;
+    first.stop().await;
+    let second = shelf.open("second", settings()).await;
+    for pack in bad {
+        std::fs::remove_file(pack).unwrap();
+    }
+    let brought = second.volume.checkout(&[ROOT], &|_| {}).await.unwrap();
+    assert_eq!(brought.files, 1);
+    assert_eq!(brought.failed.len(), 1);
+    assert_eq!(brought.failed[0].0, b"bad");
+    assert!(
+        brought.failed[0].1.contains("packs/"),
+        "{}",
+        brought.failed[0].1
+    );
+    assert!(second.is_here(second.find("good")));
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_that_does_not_fit_is_refused_before_it_begins() {
+    let shelf = Shelf::new();
+    let small = Settings {
+        budget_bytes: 1 << 20,
+        ..settings()
+    };
+    let (replica, _) = with_file_away(&shelf, settings(), &bytes(1, 2 << 20)).await;
+    let state = replica.stop().await;
+    let replica = shelf.start(state, small);
+    let error = replica.volume.checkout(&[ROOT], &|_| {}).await.unwrap_err();
+    assert!(matches!(error, VolumeError::NoSpace(_)), "{error}");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pinned_comes_by_itself_and_stays() {
+    let shelf = Shelf::new();
+    let (replica, ino) = with_file_away(&shelf, settings(), &bytes(1, 300_000)).await;
+    replica.volume.pin(&[ROOT]).unwrap();
+    while !replica.is_here(ino) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let stash = |volume: &Arc<larder_volume::Volume>| {
+        let options = StashOptions::default();
+        volume.stash(&[ROOT], &options, &|_| {}).unwrap().files
+    };
+    assert_eq!(stash(&replica.volume), 0);
+    replica.volume.unpin(&[ROOT]).unwrap();
+    assert_eq!(stash(&replica.volume), 1);
+    replica.stop().await;
+}

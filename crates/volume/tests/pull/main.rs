@@ -1,0 +1,14 @@
+//! The way from the store to the cache and out of it, on real volumes with a store that
+//! is counted and spoilt.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod bootstrap;
+mod by_hand;
+mod fetch;
+mod scan;
+mod support;
+mod verify;
