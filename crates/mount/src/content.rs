@@ -10,10 +10,10 @@ use std::io;
 use std::sync::Arc;
 
 use fuser::{
-    BackingId, Errno, FileHandle, FopenFlags, Generation, INodeNo, OpenAccMode, OpenFlags,
-    ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite, Request,
+    BackingId, Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, OpenAccMode,
+    OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite, Request,
 };
-use larder_volume::{Access, Attr, Ino, SeekKind};
+use larder_volume::{Access, Ino, SeekKind};
 
 use crate::attrs::errno;
 use crate::dot_larder;
@@ -46,20 +46,13 @@ fn with_buffer<T>(len: u32, fill: impl FnOnce(&mut [u8]) -> T) -> T {
 }
 
 impl Face {
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        request: &Request,
-        ino: Ino,
-        flags: OpenFlags,
-        reply: ReplyOpen,
-    ) {
+    pub(crate) fn open(self: &Arc<Self>, ino: Ino, flags: OpenFlags, reply: ReplyOpen) {
         let access = access(flags);
         if dot_larder::is_inside(ino) {
             return open_text(&access, reply);
         }
-        let (face, uid) = (Arc::clone(self), request.uid());
-        let open = move || match face.take_handle(ino, access, uid, |file| reply.open_backing(file))
-        {
+        let face = Arc::clone(self);
+        let open = move || match face.take_handle(ino, access, |file| reply.open_backing(file)) {
             Ok(Way::Daemon) => reply.opened(handles::handle_of(&access), OPEN_FLAGS),
             Ok(Way::Backing(backing)) => {
                 let handle = handles::handle_of(&access);
@@ -68,7 +61,7 @@ impl Face {
             Err(error) => reply.error(error),
         };
         // Opening to write may have to mark the file durably before it is changed.
-        if access.write || access.truncate {
+        if access.write {
             self.workers.disk.run(open);
         } else {
             open();
@@ -79,12 +72,8 @@ impl Face {
         &self,
         ino: Ino,
         access: Access,
-        uid: u32,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Answer<Way> {
-        if access.truncate && uid != 0 {
-            self.drop_set_id(ino)?;
-        }
         let opened = self.volume.open(ino, self.in_volume(ino, access));
         let opened = opened.map_err(|error| errno(&error))?;
         Ok(self.handles.admit(ino, &access, opened.backing, register))
@@ -100,23 +89,19 @@ impl Face {
         reply: ReplyCreate,
     ) {
         let exclusive = flags.0 & libc::O_EXCL != 0;
-        let handle = handles::handle_of(&access(flags));
+        let truncate = flags.0 & libc::O_TRUNC != 0;
+        let access = access(flags);
+        let handle = handles::handle_of(&access);
         let made = self.make_file(parent, name, mode, caller(request), exclusive);
         let opened = made.and_then(|attr| {
-            let mut access = access(flags);
-            access.truncate &= attr.size > 0;
             let register = |file: &File| reply.open_backing(file);
-            let way = self.take_handle(attr.ino, access, request.uid(), register)?;
-            let attr = if access.truncate {
-                Attr {
-                    size: 0,
-                    blocks: 0,
-                    ..attr
-                }
+            // Only of a file that was there after all is there anything to cut off.
+            if truncate && attr.size > 0 {
+                self.open_emptied(attr.ino, access, request.uid(), register)
             } else {
-                attr
-            };
-            Ok((self.introduce(&attr), way))
+                let way = self.take_handle(attr.ino, access, register)?;
+                Ok((self.introduce(&attr), way))
+            }
         });
         match opened {
             Ok((attr, Way::Daemon)) => {
@@ -141,6 +126,25 @@ impl Face {
             // Written through a map, perhaps, of which the kernel's attributes know nothing.
             self.desk.tell(News::AttributesChanged(ino));
         }
+    }
+
+    fn open_emptied(
+        &self,
+        ino: Ino,
+        access: Access,
+        uid: u32,
+        register: impl FnOnce(&File) -> io::Result<BackingId>,
+    ) -> Answer<(FileAttr, Way)> {
+        if uid != 0 {
+            self.drop_set_id(ino)?;
+        }
+        let emptied = Access {
+            truncate: true,
+            ..access
+        };
+        let way = self.take_handle(ino, emptied, register)?;
+        let attr = self.volume.attr(ino).map_err(|error| errno(&error))?;
+        Ok((self.introduce(&attr), way))
     }
 
     /// How the volume is to open the file for a handle of this access. With writeback the
@@ -319,13 +323,12 @@ impl Face {
 fn access(flags: OpenFlags) -> Access {
     Access {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
-        truncate: flags.0 & libc::O_TRUNC != 0,
         ..Access::default()
     }
 }
 
 fn open_text(access: &Access, reply: ReplyOpen) {
-    if access.write || access.truncate {
+    if access.write {
         reply.error(Errno::EPERM);
     } else {
         reply.opened(FileHandle(0), OPEN_FLAGS);

@@ -83,9 +83,8 @@ impl Profile {
 
     fn needs(self) -> InitFlags {
         match self {
-            Self::Passthrough => InitFlags::FUSE_PASSTHROUGH | InitFlags::FUSE_ATOMIC_O_TRUNC,
-            Self::Cached => InitFlags::FUSE_WRITEBACK_CACHE | InitFlags::FUSE_ATOMIC_O_TRUNC,
-            // An open that never comes cannot truncate: here it is a request of its own.
+            Self::Passthrough => InitFlags::FUSE_PASSTHROUGH,
+            Self::Cached => InitFlags::FUSE_WRITEBACK_CACHE,
             Self::NoOpen => InitFlags::FUSE_NO_OPEN_SUPPORT,
         }
     }
@@ -101,8 +100,12 @@ impl Profile {
 ///   `security.capability` before each one;
 /// - direct I/O of one file in parallel.
 ///
-/// Not asked for: remote locks (the kernel's own serve one machine), POSIX ACLs, and
-/// DONT_MASK (the kernel applies the umask).
+/// Not asked for:
+/// - remote locks: the kernel's own serve one machine;
+/// - POSIX ACLs;
+/// - DONT_MASK: the kernel applies the umask;
+/// - opens that truncate: the kernel asks whether the file is a running program only
+///   after such an open, so a program's file would be emptied under it.
 fn wanted_by_all() -> InitFlags {
     InitFlags::FUSE_DO_READDIRPLUS
         | InitFlags::FUSE_READDIRPLUS_AUTO

@@ -173,11 +173,11 @@ impl Filesystem for Server {
         });
     }
 
-    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if self.0.profile == Profile::NoOpen {
             return reply.error(Errno::ENOSYS);
         }
-        self.0.open(request, ino.0, flags, reply);
+        self.0.open(ino.0, flags, reply);
     }
 
     fn create(

@@ -3,11 +3,12 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::process::Command;
 
-use rustix::fs::{FallocateFlags, FlockOperation, SeekFrom as Find};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom as Find};
 use rustix::io::Errno;
 
-use crate::fixture::{Fixture, errno, pattern};
+use crate::fixture::{Fixture, errno, pattern, until_found};
 use crate::in_each_profile;
 use crate::system_calls::{Map, lock_range};
 
@@ -30,6 +31,7 @@ in_each_profile!(
     one_way_is_kept_for_all_handles,
     locks_exclude,
     syncing_succeeds,
+    a_running_program_is_not_emptied,
 );
 
 fn open_rw(at: &Fixture, name: &str) -> File {
@@ -340,4 +342,26 @@ fn syncing_succeeds(at: &Fixture) {
     file.sync_all().unwrap();
     File::open(at.root()).unwrap().sync_all().unwrap();
     rustix::fs::syncfs(&file).unwrap();
+}
+
+fn a_running_program_is_not_emptied(at: &Fixture) {
+    let program = at.path("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    // A child that another test is just starting may hold the copy open for writing still.
+    let start = || Command::new(&program).arg("60").spawn().ok();
+    let mut running = until_found(start);
+    let refused = rustix::fs::open(&program, OFlags::RDONLY | OFlags::TRUNC, Mode::empty());
+    let refused = (
+        refused.err(),
+        OpenOptions::new()
+            .write(true)
+            .truncate(true)
+            .open(&program)
+            .is_err(),
+    );
+    let len = fs::metadata(&program).unwrap().len();
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(refused, (Some(Errno::TXTBSY), true));
+    assert_eq!(len, fs::metadata("/bin/sleep").unwrap().len());
 }

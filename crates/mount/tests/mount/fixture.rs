@@ -141,7 +141,8 @@ impl Fixture {
     }
 }
 
-fn until_found<T>(find: impl Fn() -> Option<T>) -> T {
+/// What is found soon, but perhaps not at once.
+pub fn until_found<T>(find: impl Fn() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
         if let Some(found) = find() {
