@@ -88,6 +88,18 @@ impl Db {
         }
     }
 
+    /// Reads a few rows. On the writer's connection while nobody writes: it alone keeps
+    /// its cached pages when something was written, the others read them anew.
+    ///
+    /// # Errors
+    /// What `read` fails with, and failures of the database.
+    pub fn look<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        match self.writer.try_lock() {
+            Some(writer) => read(&writer),
+            None => self.read(read),
+        }
+    }
+
     /// Reads what is committed, on a connection of its own.
     ///
     /// # Errors

@@ -614,7 +614,11 @@ impl State {
     /// Notes that the size, and the times with it, changed.
     pub(crate) fn note_times(&mut self, now: Time) {
         let before = self.pending.and_then(|pending| pending.time);
-        let time = if self.times_told > 0 { before } else { Some(now) };
+        let time = if self.times_told > 0 {
+            before
+        } else {
+            Some(now)
+        };
         self.pending = Some(Pending { time });
     }
 }
@@ -1177,7 +1181,7 @@ impl Volume {
     /// whose cache file is not what it must be is away (its bytes are stored), and a dirty
     /// one has the size that its cache file has.
     fn load_checked(&self, ino: Ino) -> Result<State> {
-        let mut state = self.db.read(|connection| load_state(connection, ino))?;
+        let mut state = self.db.look(|connection| load_state(connection, ino))?;
         if matches!(state.here, Here::Away) {
             return Ok(state);
         }
@@ -1319,7 +1323,7 @@ impl Volume {
     /// # Errors
     /// If the list cannot be had.
     pub(crate) fn materialise(&self, ino: Ino) -> Result<()> {
-        let content: Option<Option<Vec<u8>>> = self.db.read(|connection| {
+        let content: Option<Option<Vec<u8>>> = self.db.look(|connection| {
             Ok(connection
                 .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
                 .query_row([ino as i64], |row| row.get(0))
@@ -1597,7 +1601,13 @@ impl Volume {
                     "UPDATE cached SET dirty = ?2, generation = ?3, whole = ?4, epoch = ?5
                      WHERE ino = ?1",
                 )?
-                .execute((ino as i64, !clean, generation as i64, whole, epoch as i64))?;
+                .execute((
+                    ino as i64,
+                    !clean,
+                    generation as i64,
+                    whole,
+                    epoch as i64,
+                ))?;
                 tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
                     .execute([ino as i64])?;
                 held.store_map(tx)?;

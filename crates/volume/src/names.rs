@@ -131,7 +131,7 @@ impl Volume {
         if name.len() > Name::MAX {
             return Err(larder_model::NameError::TooLong.into());
         }
-        let found = self.db.read(|connection| {
+        let found = self.db.look(|connection| {
             let mut statement = connection.prepare_cached(concat!(
                 "SELECT ",
                 node::attr_columns!(),
@@ -149,7 +149,7 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::NoEntry`] if it is gone.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
-        let attr = self.db.read(|connection| node::attr(connection, ino))?;
+        let attr = self.db.look(|connection| node::attr(connection, ino))?;
         Ok(self.with_live(attr))
     }
 
@@ -158,7 +158,7 @@ impl Volume {
     /// # Errors
     /// Failures of the database.
     pub fn attrs(&self, inos: &[Ino]) -> Result<Vec<Option<Attr>>> {
-        let found = self.db.read(|connection| {
+        let found = self.db.look(|connection| {
             inos.iter()
                 .map(|&ino| node::find_attr(connection, ino))
                 .collect::<Result<Vec<_>>>()
@@ -193,7 +193,7 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::NoEntry`] if it is gone.
     pub fn parent_of(&self, ino: Ino) -> Result<Ino> {
-        self.db.read(|connection| parent_of(connection, ino))
+        self.db.look(|connection| parent_of(connection, ino))
     }
 
     /// The target of a symlink.
@@ -201,7 +201,7 @@ impl Volume {
     /// # Errors
     /// If it is none.
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.db.read(|connection| {
+        self.db.look(|connection| {
             let target: Option<Option<Vec<u8>>> = connection
                 .prepare_cached("SELECT target FROM nodes WHERE ino = ?1")?
                 .query_row([ino as i64], |row| row.get(0))

@@ -24,7 +24,7 @@ impl Volume {
     /// # Errors
     /// If the node is gone.
     pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.db.read(|connection| {
+        self.db.look(|connection| {
             Ok(connection
                 .prepare_cached("SELECT value FROM xattrs WHERE ino = ?1 AND name = ?2")?
                 .query_row((ino as i64, name), |row| row.get(0))
@@ -65,7 +65,7 @@ impl Volume {
     /// # Errors
     /// If the database fails.
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.db.read(|connection| {
+        self.db.look(|connection| {
             let mut statement =
                 connection.prepare_cached("SELECT name FROM xattrs WHERE ino = ?1")?;
             let names = statement.query_map([ino as i64], |row| row.get(0))?;
