@@ -60,9 +60,11 @@ fn dispatch(args: &[&str]) -> Result<()> {
             pjdfstest::run(&pjdfstest::PROFILES, Program::Build)
         }
         ["pjdfstest", "--profile", name] => {
-            let profile = pjdfstest::profile(name)?;
+            if !pjdfstest::PROFILES.contains(name) {
+                bail!("There is no profile {name}.");
+            }
             setup::pjdfstest()?;
-            pjdfstest::run(&[profile], Program::Build)
+            pjdfstest::run(&[name], Program::Build)
         }
         ["setup"] => setup::all(),
         [] | ["help" | "--help" | "-h"] => {
