@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::fetch::{Want, bring, wants, waves};
-use super::neighbours::Scans;
+use super::fetch::{Coming, Want, behind_wait, bring, wants, waves};
+use super::neighbours::{Next, Scans};
 use super::source::Urgency;
 use crate::{Ino, Result, Volume};
 
@@ -126,21 +126,26 @@ fn room(volume: &Volume) -> bool {
 fn follow(volume: &Arc<Volume>, scans: &mut Scans, hint: Hint) -> Result<()> {
     match hint {
         Hint::Stream(ino, range) => start(volume, &wants(volume, ino, range)?),
-        Hint::Missed(ino) => fetch_files(volume, &scans.missed(volume, ino)?),
-        Hint::Reached(ino) => fetch_files(volume, &scans.reached(volume, ino)?),
+        Hint::Missed(ino) => fetch_files(volume, &scans.missed(volume, ino)?)?,
+        Hint::Reached(ino) => fetch_files(volume, &scans.reached(volume, ino)?)?,
     }
     Ok(())
 }
 
-fn fetch_files(volume: &Arc<Volume>, files: &[Ino]) {
+/// Fetches whole files. The requests are under way before the cache files are made, which
+/// takes long enough for a reader to come to them.
+fn fetch_files(volume: &Arc<Volume>, files: &[Next]) -> Result<()> {
+    let chunks: Vec<_> = files.iter().flat_map(Next::chunks).collect();
+    let _coming = Coming::start(volume, &chunks, Urgency::Behind, behind_wait(volume))?;
     let mut all = Vec::new();
-    for &ino in files {
-        match wants(volume, ino, 0..u64::MAX) {
+    for file in files {
+        match wants(volume, file.ino, 0..u64::MAX) {
             Ok(wants) => all.extend(wants),
-            Err(error) => tracing::debug!(ino, %error, "could not fetch a file ahead"),
+            Err(error) => tracing::debug!(ino = file.ino, %error, "could not fetch a file ahead"),
         }
     }
     start(volume, &all);
+    Ok(())
 }
 
 /// Brings these pieces; waits only until the last wave of them has begun.

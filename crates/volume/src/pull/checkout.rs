@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::fetch::{Brought, Want, bring, wants};
 use super::source::Urgency;
-use super::walk::{FileRow, files_below};
+use super::walk::{FileRow, content_of, files_below};
 use super::work;
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
@@ -200,24 +200,19 @@ impl Feed {
 
 /// The files that are not here whole, in the order of their packs.
 fn to_bring(volume: &Volume, paths: &[Ino]) -> Result<Vec<Todo>> {
-    volume.db.read(|connection| {
-        let mut todo = Vec::new();
-        for file in files_below(connection, paths)? {
+    let mut todo = volume.db.read(|connection| {
+        files_below(connection, paths, |file| {
             let whole = file.here.is_some_and(|here| here.whole);
-            if !whole && file.size > 0 {
-                todo.push(plan(connection, &file)?);
-            }
-        }
-        todo.sort_unstable_by_key(|todo| todo.place);
-        Ok(todo)
-    })
+            let wanted = !whole && file.size > 0;
+            wanted.then(|| plan(connection, &file)).transpose()
+        })
+    })?;
+    todo.sort_unstable_by_key(|todo| todo.place);
+    Ok(todo)
 }
 
 fn plan(connection: &Connection, file: &FileRow) -> Result<Todo> {
-    let content = match &file.content {
-        Some(bytes) => larder_format::decode_content(bytes)?,
-        None => Content::None,
-    };
+    let content = content_of(connection, file.ino)?;
     let (stored, first) = match &content {
         Content::Extents(extents) => {
             let chunks = || {

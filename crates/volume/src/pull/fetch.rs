@@ -100,6 +100,11 @@ pub(crate) fn waves(wants: &[Want], bytes: u64) -> impl Iterator<Item = &[Want]>
     })
 }
 
+/// How long work that nobody waits for may take.
+pub(crate) fn behind_wait(volume: &Volume) -> Duration {
+    volume.settings.read_wait * BEHIND_PATIENCE
+}
+
 /// Brings pieces of files, those of one file in a row. Blocks until each has come or
 /// failed.
 ///
@@ -108,7 +113,7 @@ pub(crate) fn waves(wants: &[Want], bytes: u64) -> impl Iterator<Item = &[Want]>
 pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Brought> {
     let wait = match urgency {
         Urgency::Reader => volume.settings.read_wait,
-        Urgency::Behind => volume.settings.read_wait * BEHIND_PATIENCE,
+        Urgency::Behind => behind_wait(volume),
     };
     let chunks: Vec<_> = wants.iter().map(|want| want.missing.chunk).collect();
     let coming = Coming::start(volume, &chunks, urgency, wait)?;

@@ -14,7 +14,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 
-use larder_model::Kind;
+use larder_model::{ChunkId, Content, Extent, Kind};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -62,10 +62,30 @@ struct Scan {
 }
 
 /// A file of a window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Next {
-    ino: Ino,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Next {
+    pub(crate) ino: Ino,
     directory: Ino,
+    /// Its encoded content.
+    content: Vec<u8>,
+}
+
+impl Next {
+    /// The file's chunks; of a long list, its root.
+    pub(crate) fn chunks(&self) -> Vec<ChunkId> {
+        match larder_format::decode_content(&self.content) {
+            Ok(Content::Extents(extents)) => extents
+                .iter()
+                .filter_map(|extent| match extent {
+                    Extent::Chunk { id, .. } => Some(*id),
+                    Extent::Hole { .. } => None,
+                })
+                .collect(),
+            Ok(Content::List { root, .. }) => vec![root],
+            // Whoever reads the file is told; here it is only not fetched ahead.
+            Ok(Content::None | Content::Target(_)) | Err(_) => Vec::new(),
+        }
+    }
 }
 
 impl Scans {
@@ -79,7 +99,7 @@ impl Scans {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) fn missed(&mut self, volume: &Volume, ino: Ino) -> Result<Vec<Ino>> {
+    pub(crate) fn missed(&mut self, volume: &Volume, ino: Ino) -> Result<Vec<Next>> {
         if self.scans.iter().any(|scan| scan.window.contains(&ino)) {
             return self.reached(volume, ino);
         }
@@ -102,7 +122,7 @@ impl Scans {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) fn reached(&mut self, volume: &Volume, ino: Ino) -> Result<Vec<Ino>> {
+    pub(crate) fn reached(&mut self, volume: &Volume, ino: Ino) -> Result<Vec<Next>> {
         let at = self
             .scans
             .iter()
@@ -113,7 +133,7 @@ impl Scans {
         }
     }
 
-    fn go_on(&mut self, volume: &Volume, mut scan: Scan) -> Result<Vec<Ino>> {
+    fn go_on(&mut self, volume: &Volume, mut scan: Scan) -> Result<Vec<Next>> {
         let cap = LAST_WINDOW_BYTES.min(volume.settings.budget_bytes / 16);
         scan.window_bytes = match scan.window_bytes {
             0 => FIRST_WINDOW_BYTES,
@@ -127,16 +147,15 @@ impl Scans {
         for next in &next {
             scan.stepped_into(next.directory);
         }
-        let files: Vec<Ino> = next.iter().map(|next| next.ino).collect();
-        if let Some(&last) = files.last() {
-            scan.cursor = last;
+        if let Some(last) = next.last() {
+            scan.cursor = last.ino;
         }
-        scan.window = files.iter().copied().collect();
+        scan.window = next.iter().map(|next| next.ino).collect();
         self.scans.push_front(scan);
         self.scans.truncate(MOST_SCANS);
         let marks = self.scans.iter().flat_map(|scan| &scan.window);
         *volume.pull.marks.0.lock() = marks.copied().collect();
-        Ok(files)
+        Ok(next)
     }
 }
 
@@ -164,7 +183,8 @@ struct Entry {
     ino: Ino,
     kind: Kind,
     size: u64,
-    away: bool,
+    /// Its content, if that was stored and nothing of it is here.
+    away: Option<Vec<u8>>,
 }
 
 impl<'a> Walk<'a> {
@@ -231,8 +251,8 @@ impl<'a> Walk<'a> {
     fn files_of(&mut self, directory: Ino, after: &[u8]) -> Result<ControlFlow<()>> {
         let mut statement = self.connection.prepare_cached(
             "SELECT d.child, d.kind, n.size,
-                    n.content IS NOT NULL AND n.size > 0
-                        AND NOT EXISTS(SELECT 1 FROM cached c WHERE c.ino = n.ino)
+                    iif(n.size > 0 AND NOT EXISTS(SELECT 1 FROM cached c WHERE c.ino = n.ino),
+                        n.content, NULL)
              FROM dentries d JOIN nodes n ON n.ino = d.child
              WHERE d.parent = ?1 AND d.name > ?2 ORDER BY d.name",
         )?;
@@ -244,20 +264,23 @@ impl<'a> Walk<'a> {
                 size: row.get::<_, i64>(2)? as u64,
                 away: row.get(3)?,
             };
-            if self.look_at(directory, &entry).is_break() {
+            if self.look_at(directory, entry).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn look_at(&mut self, directory: Ino, entry: &Entry) -> ControlFlow<()> {
+    fn look_at(&mut self, directory: Ino, entry: Entry) -> ControlFlow<()> {
         if self.entries_left == 0 || self.found.len() >= MOST_FILES {
             return ControlFlow::Break(());
         }
         self.entries_left -= 1;
         let small = entry.kind == Kind::File && entry.size <= SMALL_FILE_BYTES;
-        if !small || !entry.away || self.known.contains(&entry.ino) {
+        let Some(content) = entry.away.filter(|_| small) else {
+            return ControlFlow::Continue(());
+        };
+        if self.known.contains(&entry.ino) {
             return ControlFlow::Continue(());
         }
         if entry.size > self.bytes_left {
@@ -268,6 +291,7 @@ impl<'a> Walk<'a> {
         self.found.push(Next {
             ino: entry.ino,
             directory,
+            content,
         });
         ControlFlow::Continue(())
     }

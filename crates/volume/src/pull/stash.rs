@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::evict::seconds_now;
-use super::walk::{FileRow, files_below};
+use super::walk::{HereRow, files_below};
 use crate::live::{Dropped, KeptReason};
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
@@ -44,16 +44,19 @@ impl Volume {
         report: Report<'_>,
     ) -> Result<StashReport> {
         self.pull.evictor.flush(&self.db)?;
-        let files = self.db.read(|connection| files_below(connection, paths))?;
-        let here: Vec<_> = files.iter().filter(|file| file.here.is_some()).collect();
+        let here: Vec<(Ino, HereRow)> = self.db.read(|connection| {
+            files_below(connection, paths, |file| {
+                Ok(file.here.map(|here| (file.ino, here)))
+            })
+        })?;
         let mut stashed = StashReport::default();
-        for (done, file) in here.iter().enumerate() {
-            match self.stash_file(file, options)? {
+        for (done, &(ino, row)) in here.iter().enumerate() {
+            match self.stash_file(ino, row, options)? {
                 Outcome::Freed(bytes) => {
                     stashed.files += 1;
                     stashed.freed_bytes += bytes;
                 }
-                Outcome::Kept(words) => stashed.kept.push((self.name_of(file.ino), words)),
+                Outcome::Kept(words) => stashed.kept.push((self.name_of(ino), words)),
                 Outcome::Nothing => {}
             }
             report(Progress {
@@ -67,10 +70,7 @@ impl Volume {
         Ok(stashed)
     }
 
-    fn stash_file(&self, file: &FileRow, options: &StashOptions) -> Result<Outcome> {
-        let Some(here) = file.here else {
-            return Ok(Outcome::Nothing);
-        };
+    fn stash_file(&self, ino: Ino, here: HereRow, options: &StashOptions) -> Result<Outcome> {
         if let Some(age) = options.older_than
             && here.used.saturating_add_unsigned(age.as_secs()) > seconds_now()
         {
@@ -78,16 +78,16 @@ impl Volume {
             return Ok(Outcome::Kept(words));
         }
         let dropped = match options.dry_run {
-            true => self.would_keep(file.ino).map(|reason| match reason {
+            true => self.would_keep(ino).map(|reason| match reason {
                 None => Dropped::Freed(here.bytes),
                 Some(reason) => Dropped::Kept(reason),
             }),
-            false => self.drop_content(file.ino),
+            false => self.drop_content(ino),
         };
         Ok(match dropped {
             Ok(Dropped::Freed(bytes)) => {
                 if !options.dry_run {
-                    self.pull.forget(file.ino);
+                    self.pull.forget(ino);
                 }
                 Outcome::Freed(bytes)
             }

@@ -2,18 +2,16 @@
 
 use std::collections::HashSet;
 
-use larder_model::Kind;
-use rusqlite::Connection;
+use larder_model::{Content, Kind};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::{Ino, Result, Volume};
+use crate::{Ino, Result, Volume, VolumeError};
 
 /// A regular file, with what the database knows of its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FileRow {
     pub(crate) ino: Ino,
     pub(crate) size: u64,
-    /// The encoded content, if it was ever stored.
-    pub(crate) content: Option<Vec<u8>>,
     /// What is here of it.
     pub(crate) here: Option<HereRow>,
 }
@@ -28,46 +26,68 @@ pub(crate) struct HereRow {
     pub(crate) used: i64,
 }
 
-/// The regular files among these nodes and all below them, each once.
+/// What `choose` makes of the regular files among these nodes and all below them; each is
+/// shown once.
 ///
 /// # Errors
-/// If the database fails.
-pub(crate) fn files_below(connection: &Connection, roots: &[Ino]) -> Result<Vec<FileRow>> {
+/// If the database fails, and those of `choose`.
+pub(crate) fn files_below<T>(
+    connection: &Connection,
+    roots: &[Ino],
+    mut choose: impl FnMut(FileRow) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
     let mut statement = connection.prepare_cached(
         "WITH RECURSIVE below(ino) AS (
              VALUES(?1) UNION
              SELECT d.child FROM below b JOIN dentries d ON d.parent = b.ino)
-         SELECT n.ino, n.size, n.content, c.whole, c.dirty, c.bytes, c.used
+         SELECT n.ino, n.size, c.whole, c.dirty, c.bytes, c.used
          FROM below b JOIN nodes n ON n.ino = b.ino LEFT JOIN cached c ON c.ino = n.ino
          WHERE n.kind = ?2",
     )?;
     let mut seen = HashSet::new();
-    let mut files = Vec::new();
+    let mut chosen = Vec::new();
     for &root in roots {
         let mut rows = statement.query((root as i64, larder_format::kind_code(Kind::File)))?;
         while let Some(row) = rows.next()? {
-            let ino = row.get::<_, i64>(0)? as u64;
-            if roots.len() > 1 && !seen.insert(ino) {
-                continue;
+            let file = file_of_row(row)?;
+            if roots.len() == 1 || seen.insert(file.ino) {
+                chosen.extend(choose(file)?);
             }
-            let here = match row.get::<_, Option<bool>>(3)? {
-                Some(whole) => Some(HereRow {
-                    whole,
-                    dirty: row.get(4)?,
-                    bytes: row.get::<_, i64>(5)? as u64,
-                    used: row.get(6)?,
-                }),
-                None => None,
-            };
-            files.push(FileRow {
-                ino,
-                size: row.get::<_, i64>(1)? as u64,
-                content: row.get(2)?,
-                here,
-            });
         }
     }
-    Ok(files)
+    Ok(chosen)
+}
+
+fn file_of_row(row: &Row<'_>) -> Result<FileRow> {
+    let here = match row.get::<_, Option<bool>>(2)? {
+        Some(whole) => Some(HereRow {
+            whole,
+            dirty: row.get(3)?,
+            bytes: row.get::<_, i64>(4)? as u64,
+            used: row.get(5)?,
+        }),
+        None => None,
+    };
+    Ok(FileRow {
+        ino: row.get::<_, i64>(0)? as u64,
+        size: row.get::<_, i64>(1)? as u64,
+        here,
+    })
+}
+
+/// A file's content as it is stored; none if it never was.
+///
+/// # Errors
+/// If the node is gone, or the database fails or is damaged.
+pub(crate) fn content_of(connection: &Connection, ino: Ino) -> Result<Content> {
+    let content: Option<Option<Vec<u8>>> = connection
+        .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
+    match content.ok_or(VolumeError::NoEntry)? {
+        Some(bytes) => Ok(larder_format::decode_content(&bytes)?),
+        None => Ok(Content::None),
+    }
 }
 
 impl Volume {

@@ -46,7 +46,7 @@ async fn a_cold_scan_of_many_small_files_needs_few_requests() {
         assert!(replica.read(*ino).await.unwrap() == *content);
     }
     let requests = shelf.counts().ranges - before;
-    assert!(requests <= 25, "{requests} requests for {FILES} files");
+    assert!(requests <= 12, "{requests} requests for {FILES} files");
     replica.stop().await;
 }
 

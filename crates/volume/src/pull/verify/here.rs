@@ -4,13 +4,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Weak;
 
-use larder_model::{ChunkId, Content, Extent};
-use rusqlite::OptionalExtension;
+use larder_model::{ChunkId, Extent};
 
 use super::{Finding, VerifyReport};
 use crate::live::{Here, Map, Piece, map_of};
 use crate::progress::{Progress, Report, Unit};
-use crate::pull::walk::FileRow;
+use crate::pull::walk::{FileRow, content_of};
 use crate::pull::work;
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -111,16 +110,8 @@ impl Volume {
     }
 
     fn extents_of(&self, ino: Ino) -> Result<Vec<Extent>> {
-        let content: Option<Option<Vec<u8>>> = self.db.read(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
-                .query_row([ino as i64], |row| row.get(0))
-                .optional()?)
-        })?;
-        match content.ok_or(VolumeError::NoEntry)? {
-            Some(bytes) => self.expand(&larder_format::decode_content(&bytes)?),
-            None => self.expand(&Content::None),
-        }
+        let content = self.db.read(|connection| content_of(connection, ino))?;
+        self.expand(&content)
     }
 
     /// Reads and hashes; answers how many bytes. What is not what it must be goes to

@@ -91,14 +91,16 @@ impl Volume {
         let weak = Arc::downgrade(self);
         let listing = paths.to_vec();
         let listed = work(&weak, move |volume| {
+            let all = |file| Ok(Some(file));
             volume
                 .db
-                .read(|connection| files_below(connection, &listing))
+                .read(|connection| files_below(connection, &listing, all))
         });
         let files = listed.await.ok_or(VolumeError::Stopping)??;
         let mut verified = here::verify(&weak, &files, report).await?;
         if stores {
             let all = paths.contains(&crate::ROOT);
+            let files = files.iter().map(|file| file.ino).collect();
             verified.add(stored::verify(self, files, all, report).await?);
         }
         Ok(verified)

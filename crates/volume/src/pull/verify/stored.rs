@@ -19,9 +19,9 @@ use super::{Finding, VerifyReport};
 use crate::progress::{Progress, Report, Unit};
 use crate::pull::failure::Failure;
 use crate::pull::locate::locate;
-use crate::pull::walk::FileRow;
+use crate::pull::walk::content_of;
 use crate::pull::work;
-use crate::{Result, Volume, VolumeError};
+use crate::{Ino, Result, Volume, VolumeError};
 
 /// Objects in memory at once.
 const AT_ONCE: usize = 3;
@@ -40,7 +40,7 @@ type KnownPacks = HashMap<PackId, (PackKind, Known)>;
 
 pub(super) async fn verify(
     volume: &Arc<Volume>,
-    files: Vec<FileRow>,
+    files: Vec<Ino>,
     all: bool,
     report: Report<'_>,
 ) -> Result<VerifyReport> {
@@ -155,15 +155,16 @@ async fn check(
 impl Volume {
     /// The packs that hold these files' chunks, by their rows; chunks that no pack holds are
     /// findings.
-    fn packs_of(&self, files: &[FileRow]) -> Result<(VerifyReport, HashSet<i64>)> {
+    fn packs_of(&self, files: &[Ino]) -> Result<(VerifyReport, HashSet<i64>)> {
         let mut verified = VerifyReport::default();
         let mut packs = HashSet::new();
-        for file in files {
-            let Some(content) = &file.content else {
-                continue;
+        for &ino in files {
+            let content = match self.db.read(|connection| content_of(connection, ino)) {
+                // The file was deleted in the meantime.
+                Err(VolumeError::NoEntry) => continue,
+                other => other?,
             };
             let mut lost = 0u64;
-            let content = larder_format::decode_content(content)?;
             let each = self.each_extent(&content, &mut |_, extent| {
                 if let Extent::Chunk { id, .. } = extent {
                     match self.db.read(|connection| row_of(connection, &id))? {
@@ -179,12 +180,12 @@ impl Volume {
                 && verified.unknown.len() < NAMED
             {
                 let problem = format!("its list of chunks cannot be read: {error}");
-                let finding = Finding::of(self.name_of(file.ino), problem);
+                let finding = Finding::of(self.name_of(ino), problem);
                 verified.unknown.push(finding);
             }
             if lost > 0 {
                 let problem = format!("{lost} of its chunks are in no pack that is known");
-                let finding = Finding::of(self.name_of(file.ino), problem);
+                let finding = Finding::of(self.name_of(ino), problem);
                 verified.missing.push(finding);
             }
         }
