@@ -2,7 +2,9 @@
 //! it ends.
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,17 +13,19 @@ use std::time::{Duration, Instant};
 
 use larder_mount::{MountOptions, Mounted, Profile, mount};
 use larder_store::{Store, StoreOptions};
-use larder_volume::{Settings, Volume, VolumeError};
+use larder_volume::{Dropped, Settings, Volume, VolumeError};
 use tempfile::TempDir;
+
+use crate::gate::Gate;
 
 const NOBODY: u32 = 65534;
 
-/// A mounted volume. Dropped in this order: the mount, the volume, its directory.
+/// A mounted volume.
 pub struct Fixture {
     mounted: Mounted,
     volume: Arc<Volume>,
     root: PathBuf,
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
     _dir: TempDir,
 }
 
@@ -35,20 +39,38 @@ impl Fixture {
         at
     }
 
+    /// A volume that stores what is dirty, on a store with a gate before it.
+    pub fn with_gate(profile: Profile) -> (Self, Arc<Gate>) {
+        let dir = tempfile::tempdir().unwrap();
+        let gate = Arc::new(Gate::before(folder_store(dir.path())));
+        let mut settings = Settings::for_budget(1 << 30);
+        settings.settle_quiet = Duration::from_millis(1);
+        settings.read_wait = Duration::from_secs(2);
+        let options = MountOptions {
+            profile,
+            allow_other: false,
+        };
+        let at = Self::on_store(dir, Arc::clone(&gate) as _, settings, &options);
+        at.volume.run();
+        (at, gate)
+    }
+
     pub fn with(options: &MountOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = dir.path().join("store");
-        std::fs::create_dir(&store).unwrap();
-        let store = larder_store::open(store.to_str().unwrap(), &StoreOptions::default()).unwrap();
-        Self::on_store(dir, store, options)
+        let store = folder_store(dir.path());
+        Self::on_store(dir, store, Settings::for_budget(1 << 30), options)
     }
 
     /// A volume on this store; `dir` holds the rest.
-    pub fn on_store(dir: TempDir, store: Arc<dyn Store>, options: &MountOptions) -> Self {
+    fn on_store(
+        dir: TempDir,
+        store: Arc<dyn Store>,
+        settings: Settings,
+        options: &MountOptions,
+    ) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (state, root) = (dir.path().join("state"), dir.path().join("mount"));
         std::fs::create_dir(&root).unwrap();
-        let settings = Settings::for_budget(1 << 30);
         let init = larder_volume::init(&state, Arc::clone(&store), None, settings.clone());
         runtime.block_on(init).unwrap();
         let start = || {
@@ -70,7 +92,7 @@ impl Fixture {
             mounted,
             volume,
             root,
-            _runtime: runtime,
+            runtime,
             _dir: dir,
         }
     }
@@ -89,6 +111,20 @@ impl Fixture {
 
     pub fn mounted(&self) -> &Mounted {
         &self.mounted
+    }
+
+    /// Stores what is dirty and drops the content of the file at `path`.
+    pub fn send_away(&self, path: &Path) {
+        let ino = std::fs::metadata(path).unwrap().ino();
+        let commit = self.volume.commit(None, &|_| ());
+        self.runtime.block_on(commit).unwrap();
+        // The kernel closes a file a moment after the program does.
+        self.eventually("the file can be dropped", || {
+            matches!(self.volume.drop_content(ino).unwrap(), Dropped::Freed(_))
+        });
+        // Or the kernel would read from the pages that it kept.
+        let file = File::open(path).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     }
 
     /// Runs a script in the mount; what it prints.
@@ -151,6 +187,21 @@ pub fn until_found<T>(find: impl Fn() -> Option<T>) -> T {
         assert!(Instant::now() < end, "waited in vain");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if self.mounted.unmount().is_err() {
+            let _ = self.mounted.detach();
+        }
+        let _ = self.runtime.block_on(self.volume.shutdown());
+    }
+}
+
+fn folder_store(dir: &Path) -> Arc<dyn Store> {
+    let store = dir.join("store");
+    std::fs::create_dir(&store).unwrap();
+    larder_store::open(store.to_str().unwrap(), &StoreOptions::default()).unwrap()
 }
 
 /// A user without rights must reach the mount through the directories above it.

@@ -10,11 +10,14 @@
     reason = "what is not as it must be fails the test"
 )]
 
+mod away;
 mod content;
 mod fixture;
+mod gate;
 mod life;
 mod metadata;
 mod names;
+mod outside;
 mod system_calls;
 mod window;
 
