@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use larder_model::Kind;
-use larder_volume::progress::{Progress, Report};
+use larder_volume::progress::{Progress, Report, Unit};
 use larder_volume::{Entry, Ino, StashOptions, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
@@ -334,9 +335,15 @@ impl Operation for Commit {
     type Answer = CommitMade;
 
     async fn run(self, host: &Host, report: Report<'_>) -> Result<CommitMade, Failure> {
-        // While the store is away nothing moves; say so instead of standing still.
+        // In bytes, or one large file would stand still; and saying so when the store is away.
+        let most = AtomicU64::new(0);
         let report = |mut progress: Progress| {
-            if let Some(error) = host.volume.push_status().last_error {
+            let status = host.volume.push_status();
+            let waiting = status.waiting_bytes;
+            progress.unit = Unit::Bytes;
+            progress.total = most.fetch_max(waiting, Ordering::Relaxed).max(waiting);
+            progress.done = progress.total - waiting;
+            if let Some(error) = status.last_error {
                 progress.phase = format!("waiting for the store ({error})");
             }
             report(progress);

@@ -65,8 +65,12 @@ pub async fn run(
     // What failed before counts more than what fails now, and closing is tried all the same.
     let closed = host.close().await;
     let removed = socket::remove(&replica.dir);
-    tracing::info!("the daemon ends");
-    served.and(closed).and(removed)
+    let outcome = served.and(closed).and(removed);
+    match &outcome {
+        Ok(()) => tracing::info!("the daemon ends"),
+        Err(failure) => tracing::error!(%failure, "the daemon ends"),
+    }
+    outcome
 }
 
 async fn serve(

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use larder_daemon::{
-    ByteSize, Credential, Failure, Home, StoreConfig, Wanted, init as make, open as bring,
+    ByteSize, Credential, Failure, FailureKind, Home, StoreConfig, Wanted, init as make,
+    open as bring,
 };
 
 use super::on_runtime;
@@ -16,7 +17,7 @@ pub fn init(args: &Init) -> Result<Exit, Failure> {
     let home = Home::from_env()?;
     let wanted = wanted(&args.dir, &args.store, args.budget, &args.reach).checked(&home)?;
     let words = passphrase::new(args.passphrase.passphrase_file.as_deref())?;
-    let made = on_runtime(make(&home, wanted, &words))?;
+    let made = on_runtime(make(&home, wanted, &words)).map_err(about_stores)?;
     if args.json {
         say::json(&made)?;
     } else {
@@ -48,7 +49,7 @@ pub fn open(args: &Open) -> Result<Exit, Failure> {
         bar.report(progress);
     }));
     drop(bar);
-    let opened = opened?;
+    let opened = opened.map_err(about_stores)?;
     opened.warnings.iter().for_each(say::warning);
     if args.json {
         say::json(&opened)?;
@@ -79,6 +80,16 @@ fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted 
         },
         budget,
         secrets_file: reach.secrets_file.clone(),
+    }
+}
+
+/// A store that is used for the first time may need what only a page can explain.
+fn about_stores(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::Store if failure.hint.is_none() => {
+            failure.hint("`larder help stores` says how each kind of store is reached.")
+        }
+        _ => failure,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::Stdio;
 
-use crate::machine::{Machine, Shelf, make_tree, picture, runs, signal, wait_for};
+use crate::machine::{Machine, PATIENCE, Shelf, make_tree, noise, picture, runs, signal, wait_for};
 
 #[test]
 fn a_killed_daemon_leaves_a_volume_that_mount_mends() {
@@ -257,4 +258,54 @@ fn each_profile_mounts_and_holds_a_tree() {
         assert_eq!(picture(&tree), picture(&laptop.path(profile)), "{profile}");
         laptop.unmount();
     }
+}
+
+#[test]
+fn a_daemon_in_the_foreground_tells_systemd_when_it_is_ready_and_when_it_ends() {
+    let shelf = Shelf::new();
+    let laptop = Machine::with_volume(&shelf);
+    let systemd = UnixDatagram::bind(laptop.path("notify")).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut text = [0; 64];
+        let length = systemd.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let mut command = laptop.command();
+    command
+        .env("NOTIFY_SOCKET", laptop.path("notify"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut daemon = command.args(["mount", "--foreground"]).spawn().unwrap();
+    assert_eq!(told(), "READY=1");
+    assert!(laptop.is_mounted());
+    assert_eq!(laptop.daemon_pid(), i32::try_from(daemon.id()).ok());
+    signal(laptop.daemon_pid().unwrap(), "INT");
+    assert_eq!(told(), "STOPPING=1");
+    assert!(daemon.wait().unwrap().success());
+    assert!(!laptop.is_mounted());
+}
+
+#[test]
+fn a_checkout_that_was_cut_off_harms_nothing_and_the_next_one_ends_it() {
+    let shelf = Shelf::new();
+    let laptop = Machine::with_volume(&shelf);
+    laptop.mount();
+    let file = laptop.mount_point().join("file");
+    fs::write(&file, noise(4, 48 << 20)).unwrap();
+    laptop.larder(["commit"]).ok();
+    laptop.larder(["stash", "Larder"]).ok();
+    let mut cut = laptop
+        .command()
+        .args(["checkout", "Larder"])
+        .spawn()
+        .unwrap();
+    wait_for("something to come", || {
+        laptop.entry("Larder/file")["presence"] != "away"
+    });
+    let _ = cut.kill();
+    cut.wait().unwrap();
+    laptop.larder(["checkout", "Larder"]).ok();
+    assert_eq!(laptop.entry("Larder/file")["presence"], "here");
+    assert_eq!(fs::read(&file).unwrap(), noise(4, 48 << 20));
 }

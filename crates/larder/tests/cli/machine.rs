@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub const PASSPHRASE: &str = "correct horse battery staple";
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long anything may take before a test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command said and how it ended.
 #[derive(Debug)]
