@@ -39,11 +39,6 @@ impl TokenBucket {
             .saturating_add(time_of(units, per_sec));
         self.paid_at.saturating_sub(now)
     }
-
-    /// Changes the rate; what was taken stays taken.
-    pub fn set_rate(&mut self, per_sec: Option<u64>) {
-        self.per_sec = per_sec.map(|rate| rate.max(1));
-    }
 }
 
 fn time_of(units: u64, per_sec: u64) -> Duration {
@@ -69,13 +64,6 @@ mod tests {
         let later = Duration::from_secs(3600);
         assert_eq!(bucket.take(later, 50), Duration::ZERO);
         assert_eq!(bucket.take(later, 100), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn a_new_rate_holds_from_now_on() {
-        let mut bucket = TokenBucket::new(Some(1), 0);
-        bucket.set_rate(Some(1000));
-        assert_eq!(bucket.take(Duration::ZERO, 500), Duration::from_millis(500));
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Neighbours of a pack, and few requests instead of many.
+//! Few requests instead of many.
 //!
 //! A request costs a round trip whatever it brings. While one is under way the link could
 //! carry round trip times bandwidth in bytes: up to that much, it is cheaper to read
@@ -6,86 +6,6 @@
 
 use std::ops::Range;
 use std::time::Duration;
-
-/// What fetching an entry of a pack is good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Worth {
-    /// A reader waits for it.
-    Wanted,
-    /// Its content is not here and may be read soon: it belongs to a file beside the
-    /// one that is read.
-    Useful,
-    /// It is here already, or of no file that anyone knows.
-    Useless,
-}
-
-/// An entry of a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Slot {
-    /// Where it lies in the pack, in bytes.
-    pub off: u64,
-    /// How long it is there, in bytes.
-    pub len: u64,
-    /// What fetching it is good for.
-    pub worth: Worth,
-}
-
-impl Slot {
-    fn end(&self) -> u64 {
-        self.off.saturating_add(self.len)
-    }
-}
-
-/// Which entries of one pack to fetch together: the wanted ones, and useful ones around
-/// them while they cost no more than `extra_bytes` beyond the wanted, gaps included.
-///
-/// `slots` are sorted by offset. Those behind the last wanted entry come first, as most
-/// readers go forward; then those between the wanted; then those before the first, from
-/// near to far. Answers indexes into `slots`, sorted.
-pub fn neighbours(slots: &[Slot], extra_bytes: u64) -> Vec<usize> {
-    let wanted = |slot: &Slot| slot.worth == Worth::Wanted;
-    let (Some(first), Some(last)) = (
-        slots.iter().position(wanted),
-        slots.iter().rposition(wanted),
-    ) else {
-        return Vec::new();
-    };
-    let mut taken: Vec<usize> = (first..=last).filter(|&at| wanted(&slots[at])).collect();
-    let mut left = extra_bytes;
-
-    let mut edge = slots[last].end();
-    for (at, slot) in slots.iter().enumerate().skip(last + 1) {
-        let cost = slot.end().saturating_sub(edge);
-        if cost > left {
-            break;
-        }
-        if slot.worth == Worth::Useful {
-            left -= cost;
-            edge = slot.end();
-            taken.push(at);
-        }
-    }
-    for (at, slot) in slots.iter().enumerate().take(last).skip(first) {
-        if slot.worth == Worth::Useful && slot.len <= left {
-            left -= slot.len;
-            taken.push(at);
-        }
-    }
-    let mut edge = slots[first].off;
-    for (at, slot) in slots.iter().enumerate().take(first).rev() {
-        let cost = edge.saturating_sub(slot.off);
-        if cost > left {
-            break;
-        }
-        if slot.worth == Worth::Useful {
-            left -= cost;
-            edge = slot.off;
-            taken.push(at);
-        }
-    }
-    taken.sort_unstable();
-    taken
-}
 
 /// The gap, in bytes, up to which reading over it is cheaper than a second request, when
 /// `parallel` requests share the link.
@@ -135,35 +55,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn slots(worths: &[Worth]) -> Vec<Slot> {
-        worths
-            .iter()
-            .zip(0u64..)
-            .map(|(worth, at)| Slot {
-                off: at * 100,
-                len: 100,
-                worth: *worth,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn neighbours_go_forward_first() {
-        use Worth::{Useful, Useless, Wanted};
-        let pack = slots(&[Useful, Useful, Wanted, Useful, Useful, Useless, Useful]);
-        assert_eq!(neighbours(&pack, 0), [2]);
-        assert_eq!(neighbours(&pack, 200), [2, 3, 4]);
-        assert_eq!(neighbours(&pack, 300), [1, 2, 3, 4]);
-        assert_eq!(neighbours(&pack, 400), [2, 3, 4, 6]);
-        assert_eq!(neighbours(&pack, 600), [0, 1, 2, 3, 4, 6]);
-    }
-
-    #[test]
-    fn where_nothing_is_wanted_nothing_is_fetched() {
-        assert!(neighbours(&slots(&[Worth::Useful; 5]), 1000).is_empty());
-        assert!(neighbours(&[], 1000).is_empty());
-    }
 
     #[test]
     fn the_gap_worth_reading_is_the_bandwidth_delay_product() {
@@ -218,24 +109,6 @@ mod tests {
                 prop_assert!(waste <= gap * (inside.len() as u64 - 1));
             }
             prop_assert_eq!(next, pieces.len());
-        }
-
-        #[test]
-        fn neighbours_cost_no_more_than_allowed(
-            worths in prop::collection::vec(0..3u8, 0..60), extra in 0..3000u64,
-        ) {
-            let worths: Vec<_> = worths
-                .iter()
-                .map(|n| [Worth::Wanted, Worth::Useful, Worth::Useless][usize::from(*n)])
-                .collect();
-            let pack = slots(&worths);
-            let taken = neighbours(&pack, extra);
-            let count = |worth| taken.iter().filter(|at| pack[**at].worth == worth).count();
-            let all_wanted = worths.iter().filter(|worth| **worth == Worth::Wanted).count();
-            prop_assert_eq!(count(Worth::Wanted), all_wanted);
-            prop_assert_eq!(count(Worth::Useless), 0);
-            prop_assert!(count(Worth::Useful) as u64 * 100 <= extra);
-            prop_assert!(taken.is_sorted());
         }
     }
 }
