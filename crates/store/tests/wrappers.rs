@@ -258,3 +258,61 @@ async fn an_http_store_that_falls_silent_is_not_waited_for() {
         assert_eq!(store.get(&key("a")).await.unwrap(), Some(noise(1, 1000)));
     }
 }
+
+/// The suite itself: each of these stores breaks a promise, and the test of it must fail.
+#[tokio::test]
+async fn the_suite_catches_stores_that_break_a_promise() {
+    async fn fails<F>(promise: impl FnOnce(Arc<dyn Store>) -> F, fault: Fault, call: Call) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (_directory, below) = folder();
+        let faulty = Faulty::new(below);
+        faulty.set(fault, call, When::Always);
+        tokio::spawn(promise(Arc::new(faulty))).await.is_err()
+    }
+    use larder_store::testing::conformance as suite;
+    assert!(
+        fails(
+            suite::what_was_put_is_got_back,
+            Fault::WrongBytes,
+            Call::Get
+        )
+        .await
+    );
+    assert!(fails(suite::what_was_put_is_got_back, Fault::Missing, Call::Stat).await);
+    assert!(fails(suite::ranges_are_exact, Fault::Truncated, Call::Get).await);
+    assert!(
+        fails(
+            suite::lists_are_sorted_and_complete,
+            Fault::Missing,
+            Call::List
+        )
+        .await
+    );
+    assert!(fails(suite::deleting_twice_is_fine, Fault::Cut, Call::Delete).await);
+    assert!(
+        fails(
+            suite::a_reader_never_sees_half_of_a_put,
+            Fault::Truncated,
+            Call::Get
+        )
+        .await
+    );
+    assert!(
+        fails(
+            suite::a_dropped_put_leaves_all_or_nothing,
+            Fault::Truncated,
+            Call::Get
+        )
+        .await
+    );
+    assert!(
+        fails(
+            suite::a_check_passes_and_leaves_nothing,
+            Fault::LostAnswer,
+            Call::Put
+        )
+        .await
+    );
+}
