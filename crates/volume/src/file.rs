@@ -65,13 +65,14 @@ impl Volume {
             self.set_size(ino, 0, true)?;
         }
         let opened = self.hold(ino, |held| {
-            if access.write && matches!(held.here, Here::Whole) {
-                held.mark_dirty()?;
-            }
             let backing = match held.here {
                 Here::Whole if access.direct => Some(held.file()?),
                 Here::Whole | Here::Away | Here::Part { .. } => None,
             };
+            if access.write && backing.is_some() {
+                // What is written past this process is not seen when it happens.
+                held.mark_dirty()?;
+            }
             held.opens += 1;
             held.direct += u32::from(backing.is_some());
             if access.write {
@@ -247,8 +248,12 @@ impl Volume {
         range: &Range<u64>,
         mut act: impl FnMut(&mut Held<'_>) -> Result<T>,
     ) -> Result<T> {
+        let mut tracked = false;
         loop {
             let step = self.hold(ino, |held| {
+                if held.may_track() && !tracked {
+                    return Ok(Step::Track);
+                }
                 let cut = match &held.here {
                     Here::Away if held.size > 0 => return Ok(Step::Map),
                     Here::Away => return Ok(Step::Begin),
@@ -273,6 +278,10 @@ impl Volume {
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
                 Step::Begin => self.begin_empty(ino)?,
+                Step::Track => {
+                    self.track(ino)?;
+                    tracked = true;
+                }
             }
         }
     }
@@ -376,6 +385,7 @@ impl Volume {
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
                 Step::Begin => self.begin_truncated(ino)?,
+                Step::Track => {}
             }
         }
     }
@@ -697,6 +707,8 @@ enum Step<T> {
     Fetch(Range<u64>),
     /// A cache file for a file without content.
     Begin,
+    /// The map of what is stored of a whole file.
+    Track,
 }
 
 /// The first absent piece that a change of `range` only cuts.

@@ -37,6 +37,8 @@ use crate::{Ino, Result, Volume, VolumeError};
 
 /// Nodes that stay in memory, with their cache file open, while nobody uses them.
 const IDLE_KEPT: usize = 384;
+/// Edits of files from this size on are known by their place.
+const TRACKED_BYTES: u64 = 256 << 10;
 
 /// What a piece of a file's working map is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,11 +195,12 @@ impl Fingerprint {
 pub(crate) enum Here {
     /// Nothing.
     Away,
-    /// What the map says, `absent` of its pieces not here; it is in the database only once
-    /// `stored`.
+    /// What the map says: `absent` of its pieces are not here, and `local` bytes only are.
+    /// It is in the database only once `stored`.
     Part {
         map: Map,
         absent: usize,
+        local: u64,
         stored: bool,
     },
     /// Every byte.
@@ -207,9 +210,15 @@ pub(crate) enum Here {
 impl Here {
     pub(crate) fn part(map: Map, stored: bool) -> Self {
         let absent = map.values().filter(|(_, piece)| !piece.is_here()).count();
+        let local = map
+            .values()
+            .filter(|(_, piece)| *piece == Piece::Local)
+            .map(|(len, _)| len)
+            .sum();
         Self::Part {
             map,
             absent,
+            local,
             stored,
         }
     }
@@ -781,7 +790,11 @@ impl Held<'_> {
     /// Holes do not, so it is what the cache file takes on the disk that counts.
     pub(crate) fn note_dirty(&self) {
         let taken = self.file.as_ref().and_then(|file| file.metadata().ok());
-        let bytes = taken.map_or(self.size, |meta| allocated(&meta).min(meta.len()));
+        let taken = taken.map_or(self.size, |meta| allocated(&meta).min(meta.len()));
+        let bytes = match self.here {
+            Here::Part { local, .. } => local.min(taken),
+            Here::Whole | Here::Away => taken,
+        };
         self.volume.live.note_dirty(self.ino, bytes, self.writers);
     }
 
@@ -912,8 +925,34 @@ impl Held<'_> {
         }
     }
 
+    /// Gives a clean, whole file, that nobody writes past this process, the working map of
+    /// its stored content, so that an edit is known by its place.
+    pub(crate) fn begin_tracking(&mut self, extents: &[Extent]) {
+        let size: u64 = extents.iter().map(Extent::len).sum();
+        if self.may_track() && size == self.size {
+            let mut map = map_of(extents);
+            for (_, piece) in map.values_mut() {
+                if let Piece::Stored { present, .. } = piece {
+                    *present = true;
+                }
+            }
+            self.here = Here::part(map, false);
+        }
+    }
+
+    /// Whether an edit should first be given a map to be known by its place: small files
+    /// are read anew instead.
+    pub(crate) fn may_track(&self) -> bool {
+        matches!(self.here, Here::Whole)
+            && !self.dirty
+            && self.has_content
+            && self.direct == 0
+            && self.size >= TRACKED_BYTES
+    }
+
     /// Changes the working map in and next to `range` by `change`, and the database with
-    /// it. A map that says that every byte is here goes: the file is whole.
+    /// it. The map of a clean file that says that every byte is here goes: the file is
+    /// whole. A dirty one keeps it: it says what is stored already.
     pub(crate) fn change_map(
         &mut self,
         range: &Range<u64>,
@@ -928,6 +967,7 @@ impl Held<'_> {
         let Here::Part {
             map,
             absent,
+            local,
             stored,
         } = &mut state.here
         else {
@@ -938,9 +978,11 @@ impl Held<'_> {
         change(map);
         let after: Vec<_> = entries(map, &region);
         let left = *absent + count_absent(&after) - count_absent(&before);
+        let local_now = *local + count_local(&after) - count_local(&before);
+        let whole = left == 0 && !dirty;
         let written = db.write(|tx| {
-            upsert_cached(tx, ino, left == 0, dirty, generation, epoch)?;
-            if left == 0 {
+            upsert_cached(tx, ino, whole, dirty, generation, epoch)?;
+            if whole {
                 tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
                     .execute([ino])?;
             } else if *stored {
@@ -960,8 +1002,9 @@ impl Held<'_> {
             return Err(error);
         }
         *absent = left;
+        *local = local_now;
         *stored = true;
-        if left == 0 {
+        if whole {
             state.here = Here::Whole;
         }
         Ok(())
@@ -988,6 +1031,14 @@ fn entries(map: &Map, region: &Range<u64>) -> Vec<(u64, (u64, Piece))> {
     map.range(region.clone())
         .map(|(&off, &piece)| (off, piece))
         .collect()
+}
+
+fn count_local(pieces: &[(u64, (u64, Piece))]) -> u64 {
+    pieces
+        .iter()
+        .filter(|(_, (_, piece))| *piece == Piece::Local)
+        .map(|(_, (len, _))| len)
+        .sum()
 }
 
 fn count_absent(pieces: &[(u64, (u64, Piece))]) -> usize {
@@ -1317,12 +1368,9 @@ impl Volume {
         attr
     }
 
-    /// Gives a file that is away its working map, all absent. Blocks while the pages of a
-    /// long list come from the store.
-    ///
-    /// # Errors
-    /// If the list cannot be had.
-    pub(crate) fn materialise(&self, ino: Ino) -> Result<()> {
+    /// The pieces of a file's stored content. Blocks while the pages of a long list come
+    /// from the store.
+    fn stored_extents(&self, ino: Ino) -> Result<Vec<Extent>> {
         let content: Option<Option<Vec<u8>>> = self.db.look(|connection| {
             Ok(connection
                 .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
@@ -1333,7 +1381,31 @@ impl Volume {
             VolumeError::Damaged("the database knows no content of a file".to_owned())
         })?;
         let content = larder_format::decode_content(&bytes)?;
-        let extents = self.expand(&content)?;
+        self.expand(&content)
+    }
+
+    /// Gives a whole file that is about to be edited the map of what is stored of it, if
+    /// that can be had.
+    pub(crate) fn track(&self, ino: Ino) -> Result<()> {
+        match self.stored_extents(ino) {
+            Ok(extents) => self.hold(ino, |held| {
+                held.begin_tracking(&extents);
+                Ok(())
+            }),
+            Err(error) => {
+                tracing::debug!(ino, %error, "an edited file will be read anew as a whole");
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives a file that is away its working map, all absent. Blocks while the pages of a
+    /// long list come from the store.
+    ///
+    /// # Errors
+    /// If the list cannot be had.
+    pub(crate) fn materialise(&self, ino: Ino) -> Result<()> {
+        let extents = self.stored_extents(ino)?;
         self.hold(ino, |held| {
             if !matches!(held.here, Here::Away) {
                 return Ok(());
