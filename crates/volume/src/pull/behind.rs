@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::evict::has_room;
 use super::fetch::{Coming, Want, behind_wait, bring, wants, waves};
 use super::neighbours::{Next, Scans};
 use super::source::Urgency;
@@ -106,7 +107,8 @@ fn work(volume: &Weak<Volume>, hints: &Receiver<Hint>) {
             }
         }
         for hint in batch {
-            if volume.is_stopping() || !room(&volume) || !volume.pull.fetcher.source.reach().up {
+            if volume.is_stopping() || !has_room(&volume) || !volume.pull.fetcher.source.reach().up
+            {
                 break;
             }
             if let Err(error) = follow(&volume, &mut scans, hint) {
@@ -114,13 +116,6 @@ fn work(volume: &Weak<Volume>, hints: &Receiver<Hint>) {
             }
         }
     }
-}
-
-/// Whether more may come without anything having to go.
-fn room(volume: &Volume) -> bool {
-    let settings = &volume.settings;
-    let limit = settings.budget_bytes as f64 * settings.high_watermark;
-    (volume.live.here_bytes() as f64) < limit
 }
 
 fn follow(volume: &Arc<Volume>, scans: &mut Scans, hint: Hint) -> Result<()> {
@@ -155,7 +150,7 @@ fn start(volume: &Arc<Volume>, wants: &[Want]) {
         let Ok(turn) = volume.runtime.block_on(under_way.acquire_owned()) else {
             return;
         };
-        if volume.is_stopping() || !room(volume) {
+        if volume.is_stopping() || !has_room(volume) {
             return;
         }
         let (bringing, wave) = (Arc::clone(volume), wave.to_vec());

@@ -135,6 +135,11 @@ fn over_the_mark(volume: &Volume) -> u64 {
     )
 }
 
+/// Whether more may come without anything having to go.
+pub(super) fn has_room(volume: &Volume) -> bool {
+    over_the_mark(volume) == 0
+}
+
 fn percent(share: f64) -> u8 {
     (share.clamp(0.0, 1.0) * 100.0).round() as u8
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use larder_store::testing::{Call, Fault, When};
 use larder_volume::{Access, ROOT, Settings, StashOptions, VolumeError};
 
-use crate::support::{Shelf, bytes, settings, with_file_away};
+use crate::support::{Shelf, bytes, settings, until, with_file_away};
 
 fn reasons(kept: &[(Vec<u8>, String)]) -> Vec<(String, &str)> {
     let mut reasons: Vec<_> = kept
@@ -91,15 +91,10 @@ async fn a_checkout_that_was_cut_goes_on_where_it_ended() {
 
     shelf.faulty.clear();
     let before = shelf.counts().bytes_down;
-    let rest = loop {
-        // The store was just down; the first try may be told so.
-        let rest = replica.volume.checkout(&[ROOT], &|_| {}).await.unwrap();
-        if !rest.cut {
-            break rest;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
-    assert!(rest.failed.is_empty() && rest.files == 1);
+    // The store was just down; who asks before the prober did is told so.
+    until(|| replica.volume.pull_status().reachable).await;
+    let rest = replica.volume.checkout(&[ROOT], &|_| {}).await.unwrap();
+    assert!(rest.failed.is_empty() && !rest.cut && rest.files == 1);
     let again = shelf.counts().bytes_down - before;
     let left = content.len() as u64 - cut.fetched_bytes;
     assert!(again < left + (2 << 20), "{again} bytes for {left}");
@@ -155,9 +150,7 @@ async fn what_is_pinned_comes_by_itself_and_stays() {
     let shelf = Shelf::new();
     let (replica, ino) = with_file_away(&shelf, settings(), &bytes(1, 300_000)).await;
     replica.volume.pin(&[ROOT]).unwrap();
-    while !replica.is_here(ino) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| replica.is_here(ino)).await;
     let stash = |volume: &Arc<larder_volume::Volume>| {
         let options = StashOptions::default();
         volume.stash(&[ROOT], &options, &|_| {}).unwrap().files

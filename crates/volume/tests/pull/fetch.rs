@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_store::testing::{Call, Fault, When};
 use larder_volume::{Settings, VolumeError};
 
-use crate::support::{Shelf, bytes, settings, with_file_away};
+use crate::support::{Shelf, bytes, settings, until, with_file_away};
 
 /// Settings with which a reader gives up soon.
 fn hasty() -> Settings {
@@ -71,9 +71,7 @@ async fn a_store_that_comes_back_is_found_again() {
     ));
     shelf.faulty.clear();
     // The prober, not a reader, finds it.
-    while !replica.volume.pull_status().reachable {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| replica.volume.pull_status().reachable).await;
     assert!(replica.read(ino).await.unwrap() == content);
     assert_eq!(replica.volume.pull_status().last_error, None);
     replica.stop().await;

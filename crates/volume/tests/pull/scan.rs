@@ -5,7 +5,7 @@ use std::time::Duration;
 use larder_store::testing::{Call, Fault, When};
 use larder_volume::{Ino, ROOT, Settings};
 
-use crate::support::{Replica, Shelf, bytes, settings};
+use crate::support::{Replica, Shelf, bytes, settings, until};
 
 const FILES: usize = 500;
 
@@ -118,9 +118,7 @@ async fn a_scan_does_not_push_out_the_working_set_and_the_budget_is_kept() {
         assert!(second.read(ino).await.unwrap() == bytes(1000 + at, SIZE));
     }
     // The eviction follows behind; what is over the budget then is never much.
-    while second.volume.status().unwrap().bytes_here > budget {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until(|| second.volume.status().unwrap().bytes_here <= budget).await;
     let kept = working_set
         .iter()
         .filter(|&&ino| second.is_here(ino))

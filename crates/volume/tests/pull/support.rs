@@ -211,6 +211,17 @@ impl Replica {
     }
 }
 
+/// Waits until something is so; a test that waits for ever has failed.
+pub async fn until(mut so: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited for a minute");
+}
+
 /// Bytes that do not compress, the same for the same seed.
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     noise(seed, len).to_vec()
