@@ -82,16 +82,3 @@ fn local_files_do_not_count_as_waiting() {
     }
     bench.stop(volume);
 }
-
-#[test]
-fn the_bandwidth_limit_is_held() {
-    let mut bench = Bench::new();
-    bench.settings.upload_limit = Some(4 << 20);
-    let volume = bench.start();
-    let begin = std::time::Instant::now();
-    write_file(&volume, "a", &noise(1, 2 << 20));
-    bench.commit(&volume);
-    // Two of four MiB a second: never faster, whatever the machine does.
-    assert!(begin.elapsed() >= Duration::from_millis(450));
-    bench.stop(volume);
-}

@@ -55,6 +55,12 @@ impl Attempts {
         self.note(ino, |attempt| attempt.not_before = time);
     }
 
+    /// Whether any file rests.
+    pub(super) fn any_rests(&self, now: Duration) -> bool {
+        let known = self.0.lock();
+        known.values().any(|attempt| now < attempt.not_before)
+    }
+
     /// Whether the file is to be let alone now.
     pub(super) fn rests(&self, ino: Ino, now: Duration) -> bool {
         let known = self.0.lock();

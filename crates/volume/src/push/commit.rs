@@ -212,16 +212,14 @@ impl Committer {
     }
 
     async fn commit_all(&mut self, volume: &Arc<Volume>, message: Option<String>) -> Result<Made> {
-        loop {
-            let reading = Arc::clone(volume);
-            let most = self.rules.most_nodes;
-            let (nodes, _) = blocking(move || count_uncommitted(&reading, most + 1)).await?;
-            if nodes <= most {
-                let must = message.is_some();
-                return self.commit(volume, message, must).await;
-            }
-            self.commit(volume, None, false).await?;
+        let reading = Arc::clone(volume);
+        let most = self.rules.most_nodes;
+        let (nodes, _) = blocking(move || count_uncommitted(&reading, most + 1)).await?;
+        if nodes > most {
+            while self.commit(volume, None, false).await?.more {}
         }
+        let must = message.is_some();
+        self.commit(volume, message, must).await
     }
 
     /// Makes one commit and pushes it. If nothing differs and it is not a `must`, what was
@@ -435,7 +433,11 @@ fn note_no_difference(volume: &Volume, taken: &Taken) -> Result<Made> {
             VolumeError::Damaged("the database has no commit that it could be like".to_owned())
         })?;
         Ok(Made {
-            n: commit.n,
+            n: if commit.author == volume.replica.id() {
+                commit.n
+            } else {
+                0
+            },
             id,
             more: false,
         })

@@ -23,8 +23,11 @@ use crate::{Result, Volume, VolumeError};
 
 /// So many index objects of one level become one of the next.
 const MERGED_AT_ONCE: usize = 16;
+/// A level's index objects list this many packs, up to where the next one begins. Those of
+/// the last are left as they are: about 8 GiB of content, and some MiB of memory to make.
+const LEVELS: [std::ops::Range<usize>; 2] = [1..8, 8..64];
 /// One index object lists so many packs at most.
-const MOST_PACKS: usize = 4096;
+const MOST_PACKS: usize = 1024;
 
 /// What lies in packs that no index object lists yet, as far as this process sent them.
 #[derive(Debug, Default)]
@@ -209,18 +212,16 @@ fn ids(volume: &Volume, query: &str, n: u64) -> Result<Vec<IndexId>> {
 
 /// Index objects that are to become one: of the lowest level that has enough of them.
 fn to_merge(volume: &Volume) -> Result<Option<Vec<IndexId>>> {
-    let mut level_from = 1;
-    while level_from < MOST_PACKS {
-        let level_to = level_from * MERGED_AT_ONCE;
+    for level in LEVELS {
         let query = format!(
             "SELECT id FROM indexes WHERE replaced IS NULL
-             AND packs >= {level_from} AND packs < {level_to} LIMIT ?1"
+             AND packs >= {} AND packs < {} LIMIT ?1",
+            level.start, level.end
         );
-        let level = ids(volume, &query, MERGED_AT_ONCE as u64)?;
-        if level.len() == MERGED_AT_ONCE {
-            return Ok(Some(level));
+        let small = ids(volume, &query, MERGED_AT_ONCE as u64)?;
+        if small.len() == MERGED_AT_ONCE {
+            return Ok(Some(small));
         }
-        level_from = level_to;
     }
     Ok(None)
 }

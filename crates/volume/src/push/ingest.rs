@@ -59,7 +59,10 @@ fn work(shared: &Shared, volume: &Weak<Volume>) {
             return;
         };
         let pause = match ingest_of(&mut ingest, &volume) {
-            Ok(ingest) => ingest.round(&volume),
+            Ok(ingest) => {
+                shared.warnings.clear("ingest");
+                ingest.round(&volume)
+            }
             Err(error) => {
                 shared.warnings.set("ingest", error.to_string());
                 REST_AFTER_FAILURE
@@ -172,8 +175,12 @@ impl Ingest {
         }
         if files.is_empty() {
             self.close_idle(volume, urgent);
+            if !volume.push.attempts.any_rests(now) {
+                shared.warnings.clear("file");
+            }
             return self.tick;
         }
+        shared.warnings.clear("rules");
         Duration::ZERO
     }
 

@@ -203,3 +203,68 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn chunk(byte: u8) -> ChunkId {
+        ChunkId([byte; 32])
+    }
+
+    #[test]
+    fn a_pack_waits_for_room_and_is_told_of_the_end() {
+        let outbox = Arc::new(Outbox::new(2));
+        let first = outbox.open_pack().unwrap();
+        outbox.open_pack().unwrap();
+        let (told, answer) = std::sync::mpsc::channel();
+        let opener = Arc::clone(&outbox);
+        let opening = std::thread::spawn(move || {
+            told.send(opener.open_pack().is_some()).unwrap();
+            told.send(opener.open_pack().is_some()).unwrap();
+        });
+        assert!(answer.recv_timeout(Duration::from_millis(30)).is_err());
+        outbox.acknowledged(first, []);
+        assert!(answer.recv().unwrap());
+        assert!(answer.recv_timeout(Duration::from_millis(30)).is_err());
+        outbox.close();
+        assert!(!answer.recv().unwrap());
+        opening.join().unwrap();
+    }
+
+    #[test]
+    fn a_chunk_on_its_way_is_known_until_it_arrived() {
+        let outbox = Outbox::new(3);
+        let (pack, file, copy) = (
+            outbox.open_pack().unwrap(),
+            outbox.begin_file(),
+            outbox.begin_file(),
+        );
+        assert!(!outbox.waits_for(file, &chunk(1), 10));
+        outbox.packed(file, pack, chunk(1), 10);
+        assert!(outbox.waits_for(copy, &chunk(1), 10));
+        outbox.acknowledged(pack, [chunk(1)]);
+        assert!(!outbox.waits_for(copy, &chunk(1), 10));
+    }
+
+    #[test]
+    fn progress_counts_what_the_store_has_of_files_that_are_not_done() {
+        let outbox = Outbox::new(3);
+        let (one, two) = (outbox.open_pack().unwrap(), outbox.open_pack().unwrap());
+        let file = outbox.begin_file();
+        outbox.stored(file, 5);
+        outbox.packed(file, one, chunk(1), 10);
+        outbox.packed(file, two, chunk(2), 20);
+        assert_eq!(outbox.stored_ahead(), 5);
+        outbox.acknowledged(two, [chunk(2)]);
+        assert_eq!(outbox.stored_ahead(), 25);
+        outbox.abandon_file(file);
+        assert_eq!(outbox.stored_ahead(), 0);
+        outbox.acknowledged(one, [chunk(1)]);
+        assert_eq!(outbox.stored_ahead(), 0);
+        assert!(!outbox.is_busy());
+    }
+}

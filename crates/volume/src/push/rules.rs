@@ -294,7 +294,7 @@ impl Rules {
         {
             return Ok(Some(file.clone()));
         }
-        let text = read_text(volume, ino, attr.size)?;
+        let text = read_text(volume, directory, ino, attr.size)?;
         let key = remembered_key(directory);
         volume.db.write(|tx| match meta(tx, &key)? {
             Some(known) if known == text => Ok(()),
@@ -343,14 +343,25 @@ impl Volume {
     }
 }
 
-fn read_text(volume: &Volume, ino: Ino, size: u64) -> Result<Vec<u8>> {
+/// The text of a file of rules. If it is away, what it said last is known from when it was
+/// here; only if it never was, it is fetched.
+fn read_text(volume: &Volume, directory: Ino, ino: Ino, size: u64) -> Result<Vec<u8>> {
     let mut text = vec![0; LONGEST_RULES.min(usize::try_from(size).unwrap_or(LONGEST_RULES))];
     let mut filled = 0;
     while filled < text.len() {
-        match volume.read(ino, filled as u64, &mut text[filled..])? {
-            0 => break,
-            more => filled += more,
+        let more = match volume.read_here(ino, filled as u64, &mut text[filled..])? {
+            Some(more) => more,
+            None => {
+                if let Some(known) = volume.db.meta(&remembered_key(directory))? {
+                    return Ok(known);
+                }
+                volume.read(ino, filled as u64, &mut text[filled..])?
+            }
+        };
+        if more == 0 {
+            break;
         }
+        filled += more;
     }
     text.truncate(filled);
     Ok(text)

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     uploads: usize,
     bandwidth: Mutex<TokenBucket>,
     sent: Mutex<Meter>,
+    /// As `sent`, but of the files' bytes before they were compressed.
+    stored: Mutex<Meter>,
     /// Whether this replica was found to be the one that the store knows.
     compared: AtomicBool,
     /// How many callers wait for all that is dirty to be stored.
@@ -59,6 +61,7 @@ impl Shared {
             uploads,
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
             sent: Mutex::new(Meter::new(METER_WINDOW)),
+            stored: Mutex::new(Meter::new(METER_WINDOW)),
             compared: AtomicBool::new(false),
             urgent: AtomicU64::new(0),
         }
@@ -149,6 +152,23 @@ impl Shared {
     /// What the store takes, in bytes per second over the last while.
     pub(super) fn bytes_per_sec(&self) -> u64 {
         self.sent.lock().per_sec(self.now())
+    }
+
+    /// Notes that the store has `bytes` more of the files' content.
+    pub(super) fn note_stored(&self, bytes: u64) {
+        self.stored.lock().record(self.now(), bytes);
+    }
+
+    /// How much of the files' content the store gets, in bytes per second over the last
+    /// while: as content compresses, more than it takes.
+    pub(super) fn stored_per_sec(&self) -> u64 {
+        self.stored.lock().per_sec(self.now())
+    }
+
+    /// How long the store needs for `bytes` more of the files' content; `None` while it takes
+    /// nothing.
+    pub(super) fn time_left(&self, bytes: u64) -> Option<Duration> {
+        self.stored.lock().time_left(self.now(), bytes)
     }
 
     pub(super) fn hurry(self: &Arc<Self>) -> Urgent {

@@ -30,11 +30,7 @@ impl Volume {
         let (dirty_bytes, waiting_files) = self.live.dirty_totals();
         let waiting_bytes = dirty_bytes.saturating_sub(shared.outbox.stored_ahead());
         let bytes_per_sec = shared.bytes_per_sec();
-        let seconds_left = match (waiting_bytes, bytes_per_sec) {
-            (0, _) => Some(0),
-            (_, 0) => None,
-            (bytes, rate) => Some(bytes.div_ceil(rate)),
-        };
+        let time_left = shared.time_left(waiting_bytes);
         let trouble = shared.health.trouble();
         let mut warnings = shared.warnings.all();
         warnings.extend(
@@ -47,7 +43,7 @@ impl Volume {
             waiting_bytes,
             waiting_files,
             bytes_per_sec,
-            seconds_left,
+            seconds_left: time_left.map(|time| time.as_secs()),
             down_since: trouble.as_ref().map(|trouble| trouble.since),
             last_error: trouble.map(|trouble| trouble.words),
             warnings,

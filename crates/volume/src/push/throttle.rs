@@ -97,7 +97,7 @@ impl Volume {
             // because there was nothing to take.
             let waited = first_refused.map_or(Duration::ZERO, |at| now.saturating_sub(at));
             let drain = Drain {
-                bytes_per_sec: shared.bytes_per_sec(),
+                bytes_per_sec: shared.stored_per_sec(),
                 idle: throttle.idle(now).min(waited),
             };
             let dirty = self.live.dirty_bytes();

@@ -8,7 +8,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use larder_format::{Pack, PackEntry, PackRef, pack_name};
+use larder_format::{Pack, PackEntry, PackKind, PackRef, pack_name};
 use larder_model::PackId;
 use larder_store::{Key, Store};
 
@@ -119,6 +119,10 @@ fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
         }
     }
     volume.push.shared.warnings.clear("record");
+    if sent.seal.kind == PackKind::Data {
+        let raw = sent.entries.iter().map(|entry| u64::from(entry.raw_len));
+        volume.push.shared.note_stored(raw.sum());
+    }
     volume.push.unindexed.remember(sent.id, sent.entries);
     let done = volume.push.shared.outbox.acknowledged(number, chunks);
     volume.push.throttle.note_drain(volume.push.shared.now());
