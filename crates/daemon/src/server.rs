@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -60,6 +60,8 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<op::Unmount>(routes);
     routes
         .layer(middleware::from_fn(same_protocol))
+        // A command may name all the paths that fit a command line; only the user gets here.
+        .layer(DefaultBodyLimit::disable())
         .with_state(host)
 }
 

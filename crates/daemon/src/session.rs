@@ -63,11 +63,6 @@ impl Session {
         }
     }
 
-    /// Whether a daemon is asked.
-    pub fn has_daemon(&self) -> bool {
-        matches!(self.0, Way::Daemon(_))
-    }
-
     /// Closes the volume if it was opened here.
     ///
     /// # Errors
