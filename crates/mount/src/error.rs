@@ -34,6 +34,12 @@ pub enum MountError {
         "this system has no /dev/fuse; load it with `modprobe fuse`, or use a kernel that has FUSE"
     )]
     NoFuse,
+    /// The kernel's FUSE is closed to this user.
+    #[error(
+        "this user may not open /dev/fuse; on most systems its mode is 0666, \
+         which `chmod 666 /dev/fuse` as root sets until the next boot"
+    )]
+    FuseNotAllowed,
     /// The helper that mounts for ordinary users is not there.
     #[error(
         "fusermount3 is not installed, and only root can mount without it; install the package fuse3"

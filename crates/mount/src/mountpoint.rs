@@ -146,21 +146,20 @@ pub(crate) fn check(path: &Path) -> Result<PathBuf, MountError> {
 
 /// Mounts on the directory. The descriptor is the connection to the kernel.
 pub(crate) fn attach(path: &Path, allow_other: bool) -> Result<OwnedFd, MountError> {
+    let failed = |place: &Path, source| MountError::Io {
+        path: place.to_owned(),
+        source,
+    };
     let device = File::options().read(true).write(true).open(DEVICE);
-    let device = device.map_err(|source| match source.kind() {
+    let device = device.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => MountError::NoFuse,
-        _ => MountError::Io {
-            path: DEVICE.into(),
-            source,
-        },
+        io::ErrorKind::PermissionDenied => MountError::FuseNotAllowed,
+        _ => failed(Path::new(DEVICE), error),
     })?;
     match attach_directly(&device, path, allow_other) {
         Ok(()) => Ok(device.into()),
         Err(rustix::io::Errno::PERM) => attach_by_helper(path, allow_other),
-        Err(error) => Err(MountError::Io {
-            path: path.to_owned(),
-            source: error.into(),
-        }),
+        Err(error) => Err(failed(path, error.into())),
     }
 }
 
