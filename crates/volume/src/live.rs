@@ -292,7 +292,8 @@ pub(crate) struct Lives {
 #[derive(Debug, Default)]
 struct DirtyFiles {
     by_ino: HashMap<Ino, DirtyFile>,
-    by_change: BTreeSet<(u64, Ino)>,
+    /// By lane.
+    by_change: [BTreeSet<(u64, Ino)>; 2],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -303,6 +304,18 @@ struct DirtyFile {
     writers: u32,
     aside: Option<Aside>,
 }
+
+/// Files of one lane are stored one after the other; a large one does not hold up small ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Files of less than [`LARGE_FILE`] bytes.
+    Small = 0,
+    /// All others.
+    Large = 1,
+}
+
+/// From this size on, in bytes, a file is a large one.
+const LARGE_FILE: u64 = 32 << 20;
 
 /// Why a dirty file is not offered to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -316,6 +329,14 @@ pub(crate) enum Aside {
 }
 
 impl DirtyFile {
+    fn lane(&self) -> Lane {
+        if self.bytes < LARGE_FILE {
+            Lane::Small
+        } else {
+            Lane::Large
+        }
+    }
+
     fn waits(&self) -> bool {
         matches!(self.aside, None | Some(Aside::Storing))
     }
@@ -330,12 +351,12 @@ impl DirtyFiles {
     fn replace(&mut self, ino: Ino, file: Option<DirtyFile>) -> (u64, u64) {
         let before = self.by_ino.remove(&ino);
         if let Some(before) = before {
-            self.by_change.remove(&(before.changed_ms, ino));
+            self.by_change[before.lane() as usize].remove(&(before.changed_ms, ino));
         }
         if let Some(file) = file {
             self.by_ino.insert(ino, file);
             if file.aside.is_none() {
-                self.by_change.insert((file.changed_ms, ino));
+                self.by_change[file.lane() as usize].insert((file.changed_ms, ino));
             }
         }
         let counted = |file: Option<DirtyFile>| file.map_or(0, |file| file.counted());
@@ -1516,13 +1537,17 @@ impl Volume {
         })
     }
 
-    /// Dirty files that are to be stored now, and that are not set aside; those that
-    /// changed longest ago first.
-    pub(crate) fn settle_candidates(&self, rules: &SettleRules, max: usize) -> Vec<Ino> {
+    /// Dirty files of a lane that are to be stored now, and that are not set aside; those
+    /// that changed longest ago first.
+    pub(crate) fn settle_candidates(
+        &self,
+        lane: Lane,
+        rules: &SettleRules,
+        max: usize,
+    ) -> Vec<Ino> {
         let now = Duration::from_millis(self.live.now_ms());
         let dirty = self.live.dirty.lock();
-        dirty
-            .by_change
+        dirty.by_change[lane as usize]
             .iter()
             .take_while(|(changed, _)| Duration::from_millis(*changed) + rules.quiet <= now)
             .filter(|(_, ino)| {
@@ -1775,7 +1800,9 @@ impl Volume {
         if matches!(held.here, Here::Away | Here::Part { stored: false, .. }) {
             return Ok(Some(KeptReason::NotHere));
         }
-        if held.opens > 0 {
+        // While writers wait for room, what is open may go too: whoever reads it through
+        // this process gets it from the store again.
+        if held.opens > 0 && (held.direct > 0 || !self.is_pressed()) {
             return Ok(Some(KeptReason::Open));
         }
         if self.is_local(ino)? {

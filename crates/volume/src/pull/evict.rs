@@ -228,6 +228,11 @@ fn may_go(volume: &Volume, ino: Ino) -> bool {
     clean.unwrap_or(false)
 }
 
+/// Content became safe to drop: looks soon whether some must go.
+pub(crate) fn look_soon(volume: &Volume) {
+    volume.pull.evictor.look.notify_one();
+}
+
 /// Looks now and then whether something must go, and notes last uses, until the volume
 /// is closed.
 pub(crate) fn run(volume: &Arc<Volume>) {

@@ -55,10 +55,13 @@ impl Attempts {
         self.note(ino, |attempt| attempt.not_before = time);
     }
 
-    /// Whether any file rests.
-    pub(super) fn any_rests(&self, now: Duration) -> bool {
+    /// How many files rest.
+    pub(super) fn resting(&self, now: Duration) -> usize {
         let known = self.0.lock();
-        known.values().any(|attempt| now < attempt.not_before)
+        known
+            .values()
+            .filter(|attempt| now < attempt.not_before)
+            .count()
     }
 
     /// Whether the file is to be let alone now.

@@ -25,6 +25,8 @@ use super::shared::Shared;
 use super::upload;
 use crate::{Result, Volume, VolumeError};
 
+/// While writers wait for room, commits follow each other this closely.
+const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Offers all changes to the next commit again that were held back.
@@ -55,6 +57,7 @@ pub(super) fn start(
         first_change: None,
         last_change: Duration::ZERO,
         last_seen: 0,
+        last_commit: Duration::ZERO,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -74,6 +77,7 @@ struct Committer {
     last_change: Duration,
     /// The number of the last change that was seen.
     last_seen: i64,
+    last_commit: Duration,
 }
 
 /// A commit that the store has.
@@ -168,10 +172,17 @@ impl Committer {
 
     async fn commit_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
         let waiting = self.uncommitted(volume).await?;
-        if self.rules.due(self.shared.now(), &waiting) != Due::Now {
+        let now = self.shared.now();
+        // What is stored takes room here until a commit holds it.
+        let makes_room = self.shared.is_pressed()
+            && waiting.nodes > 0
+            && now >= self.last_commit + PRESSED_INTERVAL;
+        if !makes_room && self.rules.due(now, &waiting) != Due::Now {
             return Ok(());
         }
         while self.commit(volume, None, false).await?.more {}
+        self.last_commit = self.shared.now();
+        crate::pull::make_room_soon(volume);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Dirty files become sealed packs.
 //!
-//! One thread, of low priority, takes files that have settled, in the order in which they
-//! were last changed. What is stored already, or on its way, is not packed again; so a copy
+//! A thread of low priority for each lane (small files, large files) takes files that have
+//! settled, in the order in which they were last changed. What is stored already, or on its way, is not packed again; so a copy
 //! costs nothing, and a file that was cut off by a crash goes on where it was. A pack is
 //! closed when it is full, and also when nothing more came for a moment or somebody waits.
 
@@ -13,7 +13,6 @@ use larder_format::{
     Chunker, Compressor, ListWriter, NewPiece, PackKind, PackWriter, SizeClass, list, rechunk,
 };
 use larder_model::{ChunkId, Content, Extent};
-use larder_plan::pace::TokenBucket;
 use larder_plan::settle::SettleRules;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
@@ -23,7 +22,7 @@ use super::priority;
 use super::shared::Shared;
 use super::source::{Reader, pieces};
 use super::upload::{self, Parcel};
-use crate::live::{Aside, Piece, Settling};
+use crate::live::{Aside, Lane, Piece, Settling};
 use crate::{Ino, Result, Settings, Volume, VolumeError};
 
 /// How many files are looked at before what else there is to do is looked at again.
@@ -31,8 +30,8 @@ const FILES_AT_ONCE: usize = 256;
 /// A file that could not be read rests for so long.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
-/// Starts the thread; the answer ends when it has ended.
-pub(super) fn start(volume: &Arc<Volume>) -> oneshot::Receiver<()> {
+/// Starts the thread of a lane; the answer ends when it has ended.
+pub(super) fn start(volume: &Arc<Volume>, lane: Lane) -> oneshot::Receiver<()> {
     let (end, ended) = oneshot::channel();
     let shared = Arc::clone(&volume.push.shared);
     let volume_then = Arc::downgrade(volume);
@@ -40,7 +39,7 @@ pub(super) fn start(volume: &Arc<Volume>) -> oneshot::Receiver<()> {
         .name("larder-ingest".to_owned())
         .spawn(move || {
             priority::step_behind();
-            work(&shared, &volume_then);
+            work(&shared, &volume_then, lane);
             drop(end);
         });
     if let Err(error) = started {
@@ -52,13 +51,13 @@ pub(super) fn start(volume: &Arc<Volume>) -> oneshot::Receiver<()> {
     ended
 }
 
-fn work(shared: &Shared, volume: &Weak<Volume>) {
+fn work(shared: &Shared, volume: &Weak<Volume>, lane: Lane) {
     let mut ingest = None;
     while !shared.is_stopping() {
         let Some(volume) = volume.upgrade() else {
             return;
         };
-        let pause = match ingest_of(&mut ingest, &volume) {
+        let pause = match ingest_of(&mut ingest, &volume, lane) {
             Ok(ingest) => {
                 shared.warnings.clear("ingest");
                 ingest.round(&volume)
@@ -70,28 +69,31 @@ fn work(shared: &Shared, volume: &Weak<Volume>) {
         };
         drop(volume);
         if !pause.is_zero() {
-            shared.wait_for_bell(pause);
+            shared.wait_for_bell(lane as usize, pause);
         }
     }
 }
 
-fn ingest_of<'a>(ingest: &'a mut Option<Ingest>, volume: &Volume) -> Result<&'a mut Ingest> {
+fn ingest_of<'a>(
+    ingest: &'a mut Option<Ingest>,
+    volume: &Volume,
+    lane: Lane,
+) -> Result<&'a mut Ingest> {
     match ingest {
         Some(ingest) => Ok(ingest),
-        None => Ok(ingest.insert(Ingest::new(&volume.settings)?)),
+        None => Ok(ingest.insert(Ingest::new(&volume.settings, lane)?)),
     }
 }
 
 /// The state of the thread.
 struct Ingest {
+    lane: Lane,
     compressor: Compressor,
     chunkers: HashMap<SizeClassKey, Chunker>,
     /// Packs that are being filled: of data, and of the pages of long lists.
     data: Option<OpenPack>,
     lists: Option<OpenPack>,
-    processor: TokenBucket,
     processor_used: Duration,
-    reading: TokenBucket,
     rules: SettleRules,
     /// A pack that is not full is closed when it is so old.
     pack_age: Duration,
@@ -123,9 +125,7 @@ impl<E: Into<VolumeError>> From<E> for Failure {
 }
 
 impl Ingest {
-    fn new(settings: &Settings) -> Result<Self> {
-        let share = (settings.cpu_share < 1.0)
-            .then(|| (settings.cpu_share.max(0.01) * 1_000_000_000.0) as u64);
+    fn new(settings: &Settings, lane: Lane) -> Result<Self> {
         let rules = SettleRules {
             quiet: settings.settle_quiet,
             longest_quiet: settings.settle_quiet * 10,
@@ -133,13 +133,12 @@ impl Ingest {
             open_and_busy: settings.settle_open * 10,
         };
         Ok(Self {
+            lane,
             compressor: compressor()?,
             chunkers: HashMap::new(),
             data: None,
             lists: None,
-            processor: TokenBucket::new(share, 20_000_000),
             processor_used: priority::cpu_used(),
-            reading: TokenBucket::new(settings.ingest_limit, 1 << 20),
             rules,
             pack_age: (settings.commit_interval / 2).min(Duration::from_secs(5)),
             tick: (settings.settle_quiet / 2)
@@ -156,32 +155,35 @@ impl Ingest {
         let urgent = shared.is_urgent();
         let rules = if urgent { AT_ONCE } else { self.rules };
         let now = shared.now();
-        let mut files = volume.settle_candidates(&rules, FILES_AT_ONCE);
-        files.retain(|&ino| !volume.push.attempts.rests(ino, now));
+        let attempts = &volume.push.attempts;
+        let most = FILES_AT_ONCE + attempts.resting(now);
+        let mut files = volume.settle_candidates(self.lane, &rules, most);
+        files.retain(|&ino| !attempts.rests(ino, now));
         if !files.is_empty()
             && let Err(error) = volume.push.rules.refresh(volume)
         {
             return self.put_off("rules", &error, shared);
         }
+        let mut moved_on = false;
         for &ino in &files {
             if shared.is_stopping() {
                 return Duration::ZERO;
             }
             match self.take_in(volume, ino) {
-                Ok(()) => {}
+                Ok(did) => moved_on |= did,
                 Err(Failure::Stopping) => return Duration::ZERO,
                 Err(Failure::Other(error)) => note_failure(volume, ino, &error),
             }
         }
-        if files.is_empty() {
-            self.close_idle(volume, urgent);
-            if !volume.push.attempts.any_rests(now) {
-                shared.warnings.clear("file");
-            }
-            return self.tick;
+        if moved_on {
+            shared.warnings.clear("rules");
+            return Duration::ZERO;
         }
-        shared.warnings.clear("rules");
-        Duration::ZERO
+        self.close_idle(volume, urgent);
+        if attempts.resting(now) == 0 {
+            shared.warnings.clear("file");
+        }
+        self.tick
     }
 
     fn put_off(&self, topic: &'static str, error: &VolumeError, shared: &Shared) -> Duration {
@@ -191,43 +193,57 @@ impl Ingest {
 
     /// Nothing more comes at the moment: closes packs that are old enough.
     fn close_idle(&mut self, volume: &Arc<Volume>, urgent: bool) {
-        let (now, age) = (volume.push.shared.now(), self.pack_age);
+        let age = if urgent {
+            Duration::ZERO
+        } else {
+            self.pack_age
+        };
+        self.close_older(volume, age);
+    }
+
+    /// Closes packs that were opened so long ago: files wait for them.
+    fn close_older(&mut self, volume: &Arc<Volume>, age: Duration) {
+        let now = volume.push.shared.now();
         for kind in [PackKind::Data, PackKind::Tree] {
             let due = self
                 .slot(kind)
                 .as_ref()
-                .is_some_and(|pack| urgent || now >= pack.opened + age);
+                .is_some_and(|pack| now >= pack.opened + age);
             if due && let Err(error) = self.close(volume, kind) {
                 volume.push.shared.warnings.set("pack", error.to_string());
             }
         }
     }
 
-    /// Cuts one file and packs what is not stored of it.
-    fn take_in(&mut self, volume: &Arc<Volume>, ino: Ino) -> Result<(), Failure> {
+    /// Cuts one file and packs what is not stored of it. Answers whether there is less to
+    /// do now; if not, the file is being written at this moment.
+    fn take_in(&mut self, volume: &Arc<Volume>, ino: Ino) -> Result<bool, Failure> {
         if volume.push.rules.keeps_local(volume, ino)? {
             volume.live.set_aside(ino, Some(Aside::Local));
-            return Ok(());
+            return Ok(true);
         }
         let attempts = &volume.push.attempts;
         let Some(mut settling) = volume.begin_settle(ino)? else {
-            return Ok(());
+            attempts.changed(ino);
+            return Ok(false);
         };
         if settling.open && attempts.has_stored(ino, settling.stamp()) {
             volume.live.set_aside(ino, Some(Aside::Stored));
-            return Ok(());
+            return Ok(true);
         }
+        // From here on nobody else takes it in, even if it grows into the other lane.
+        volume.live.set_aside(ino, Some(Aside::Storing));
         let outbox = &volume.push.shared.outbox;
         let number = outbox.begin_file();
         let (content, extents) = match self.cut(volume, number, &settling) {
             Ok(cut) => cut,
             Err(failure) => {
                 outbox.abandon_file(number);
+                volume.live.set_aside(ino, None);
                 return Err(failure);
             }
         };
         settling.file = None;
-        volume.live.set_aside(ino, Some(Aside::Storing));
         let cut = Cut {
             settling,
             content,
@@ -236,7 +252,7 @@ impl Ingest {
         if let Some(done) = outbox.end_file(number, cut) {
             upload::finish(volume, &done);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn cut(
@@ -337,6 +353,8 @@ impl Ingest {
         if full {
             self.close(volume, kind)?;
         }
+        // What is in a pack that fills slowly does not wait for a large file's end.
+        self.close_older(volume, self.pack_age * 2);
         Ok(())
     }
 
@@ -364,12 +382,7 @@ impl Ingest {
         let used = priority::cpu_used();
         let more = used.saturating_sub(self.processor_used);
         self.processor_used = used;
-        let nanos = u64::try_from(more.as_nanos()).unwrap_or(u64::MAX);
-        let now = shared.now();
-        let wait = self
-            .processor
-            .take(now, nanos)
-            .max(self.reading.take(now, bytes));
+        let wait = shared.may_ingest(more, bytes);
         if !wait.is_zero() {
             shared.rest(wait);
         }

@@ -2,9 +2,9 @@
 //!
 //! Three kinds of workers, each with its own room:
 //!
-//! - One thread of low priority ([`ingest`]) takes dirty files that have settled, cuts
-//!   them into chunks, drops those that are stored already, and seals the rest into packs
-//!   in that order. Local rules ([`rules`]) keep files out of its way.
+//! - Two threads of low priority ([`ingest`]; one for small files, one for large ones) take
+//!   dirty files that have settled, cut them into chunks, drop those that are stored
+//!   already, and seal the rest into packs in that order. Local rules ([`rules`]) keep files out of their way.
 //! - A few tasks ([`upload`]) carry packs to the store. When one is acknowledged, its
 //!   chunks are recorded, and the files that waited for nothing else become clean.
 //! - One task ([`commit`]) makes commits of what was stored, and pushes them in the order
@@ -48,6 +48,7 @@ pub use status::PushStatus;
 pub(crate) use draft::set_base_commit;
 
 use crate::db::Db;
+use crate::live::Lane;
 use crate::{Result, Settings, Volume};
 use request::Request;
 use shared::Shared;
@@ -95,7 +96,11 @@ pub(crate) fn run(volume: &Arc<Volume>) {
     let Some(inbox) = volume.push.inbox.lock().take() else {
         return;
     };
-    let ended = [ingest::start(volume), commit::start(volume, inbox)];
+    let ended = [
+        ingest::start(volume, Lane::Small),
+        ingest::start(volume, Lane::Large),
+        commit::start(volume, inbox),
+    ];
     volume.push.ended.lock().extend(ended);
 }
 

@@ -12,14 +12,19 @@ use super::health::{Health, Warnings};
 use super::outbox::Outbox;
 use crate::Settings;
 
+/// A writer that waited for room may come again at once.
+const PRESSED_FOR: Duration = Duration::from_secs(2);
 const METER_WINDOW: Duration = Duration::from_secs(20);
+/// Nanoseconds.
+const PROCESSOR_BURST: u64 = 20_000_000;
 
 /// State of the workers that outlives a dropped volume for a moment.
 #[derive(Debug)]
 pub(super) struct Shared {
     begin: Instant,
     stop: watch::Sender<bool>,
-    bell: Bell,
+    /// One for each lane's thread.
+    bells: [Bell; 2],
     pub(super) health: Health,
     pub(super) warnings: Warnings,
     pub(super) outbox: Outbox,
@@ -27,6 +32,9 @@ pub(super) struct Shared {
     pub(super) turns: Arc<Semaphore>,
     uploads: usize,
     bandwidth: Mutex<TokenBucket>,
+    /// Nanoseconds of a processor, and bytes read, that storing may use.
+    processor: Mutex<TokenBucket>,
+    reading: Mutex<TokenBucket>,
     sent: Mutex<Meter>,
     /// As `sent`, but of the files' bytes before they were compressed.
     stored: Mutex<Meter>,
@@ -34,9 +42,11 @@ pub(super) struct Shared {
     compared: AtomicBool,
     /// How many callers wait for all that is dirty to be stored.
     urgent: AtomicU64,
+    /// Until when writers count as waiting for room, in milliseconds since `begin`.
+    pressed_until_ms: AtomicU64,
 }
 
-/// Wakes the ingest thread.
+/// Wakes an ingest thread.
 #[derive(Debug, Default)]
 struct Bell {
     rung: Mutex<bool>,
@@ -50,20 +60,25 @@ pub(super) struct Urgent(Arc<Shared>);
 impl Shared {
     pub(super) fn new(settings: &Settings) -> Self {
         let uploads = settings.parallel_uploads.clamp(1, 64);
+        let share = (settings.cpu_share < 1.0)
+            .then(|| (settings.cpu_share.max(0.01) * 1_000_000_000.0) as u64);
         Self {
             begin: Instant::now(),
             stop: watch::Sender::new(false),
-            bell: Bell::default(),
+            bells: Default::default(),
             health: Health::default(),
             warnings: Warnings::default(),
             outbox: Outbox::new(uploads + 2),
             turns: Arc::new(Semaphore::new(uploads)),
             uploads,
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
+            processor: Mutex::new(TokenBucket::new(share, PROCESSOR_BURST)),
+            reading: Mutex::new(TokenBucket::new(settings.ingest_limit, 1 << 20)),
             sent: Mutex::new(Meter::new(METER_WINDOW)),
             stored: Mutex::new(Meter::new(METER_WINDOW)),
             compared: AtomicBool::new(false),
             urgent: AtomicU64::new(0),
+            pressed_until_ms: AtomicU64::new(0),
         }
     }
 
@@ -98,26 +113,30 @@ impl Shared {
         }
     }
 
-    /// Wakes the ingest thread.
+    /// Wakes the ingest threads.
     pub(super) fn ring(&self) {
-        *self.bell.rung.lock() = true;
-        self.bell.ring.notify_all();
+        for bell in &self.bells {
+            *bell.rung.lock() = true;
+            bell.ring.notify_all();
+        }
     }
 
-    /// Waits on the ingest thread, until `pause` is over or the bell rings.
-    pub(super) fn wait_for_bell(&self, pause: Duration) {
-        let mut rung = self.bell.rung.lock();
+    /// Waits on an ingest thread, until `pause` is over or its bell rings.
+    pub(super) fn wait_for_bell(&self, lane: usize, pause: Duration) {
+        let bell = &self.bells[lane];
+        let mut rung = bell.rung.lock();
         if !*rung {
-            self.bell.ring.wait_for(&mut rung, pause);
+            bell.ring.wait_for(&mut rung, pause);
         }
         *rung = false;
     }
 
-    /// Rests on the ingest thread for `pause`, unless it is time to stop.
+    /// Rests on a thread for `pause`, unless it is time to stop.
     pub(super) fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
-        let mut rung = self.bell.rung.lock();
-        while !self.is_stopping() && !self.bell.ring.wait_until(&mut rung, until).timed_out() {}
+        let bell = &self.bells[0];
+        let mut rung = bell.rung.lock();
+        while !self.is_stopping() && !bell.ring.wait_until(&mut rung, until).timed_out() {}
     }
 
     /// Ends when no upload is under way; only after [`Shared::stop`].
@@ -142,6 +161,15 @@ impl Shared {
     pub(super) async fn may_send(&self, bytes: u64) -> bool {
         let wait = self.bandwidth.lock().take(self.now(), bytes);
         wait.is_zero() || self.pause(wait).await
+    }
+
+    /// An ingest thread used `processor`, and is about to use `bytes` that it read. Answers
+    /// how long to rest first.
+    pub(super) fn may_ingest(&self, processor: Duration, bytes: u64) -> Duration {
+        let now = self.now();
+        let nanos = u64::try_from(processor.as_nanos()).unwrap_or(u64::MAX);
+        let rest = self.processor.lock().take(now, nanos);
+        rest.max(self.reading.lock().take(now, bytes))
     }
 
     /// Notes that the store acknowledged `bytes`.
@@ -171,6 +199,20 @@ impl Shared {
         self.stored.lock().time_left(self.now(), bytes)
     }
 
+    /// A writer waits for room: for a moment, all that makes room is done at once.
+    pub(super) fn press(&self) {
+        let until = (self.now() + PRESSED_FOR).as_millis() as u64;
+        if self.pressed_until_ms.swap(until, Ordering::SeqCst) < self.now().as_millis() as u64 {
+            self.ring();
+        }
+    }
+
+    /// Whether a writer waits for room, or did a moment ago.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed_until_ms.load(Ordering::SeqCst) >= self.now().as_millis() as u64
+    }
+
+    /// From now on, for as long as the answer lives, nothing waits for company.
     pub(super) fn hurry(self: &Arc<Self>) -> Urgent {
         self.urgent.fetch_add(1, Ordering::SeqCst);
         self.ring();
@@ -178,7 +220,7 @@ impl Shared {
     }
 
     pub(super) fn is_urgent(&self) -> bool {
-        self.urgent.load(Ordering::SeqCst) > 0
+        self.urgent.load(Ordering::SeqCst) > 0 || self.is_pressed()
     }
 }
 

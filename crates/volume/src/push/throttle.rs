@@ -68,6 +68,11 @@ impl Throttle {
 }
 
 impl Volume {
+    /// Whether a writer waits for room, or did a moment ago.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.push.shared.is_pressed()
+    }
+
     /// Whether [`Volume::throttle_write`] might wait, or has to ask the disk: then it is not
     /// for a thread that must not. A few loads of memory. If it says no, `len` is counted as
     /// written.
@@ -107,10 +112,12 @@ impl Volume {
             match admit_write(throttle.limits, dirty, len, drain) {
                 Admission::Now => return Ok(()),
                 Admission::After(wait) => {
+                    shared.press();
                     std::thread::sleep(wait);
                     return Ok(());
                 }
                 Admission::AskAgain(wait) => {
+                    shared.press();
                     first_refused.get_or_insert(now);
                     std::thread::sleep(wait);
                 }
@@ -149,6 +156,7 @@ impl Volume {
             if self.is_stopping() {
                 return Err(VolumeError::Stopping);
             }
+            self.push.shared.press();
             if began.elapsed() >= EVICTION_TIME.min(throttle.limits.stall) {
                 return Err(VolumeError::NoSpace(format!(
                     "the disk under the cache has {free} bytes left, and {} stay free",
