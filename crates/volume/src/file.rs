@@ -23,6 +23,8 @@ use crate::{Ino, Result, Volume, VolumeError};
 /// Files end here: as large as the kernel's offsets go.
 const SIZE_MAX: u64 = i64::MAX as u64;
 const COPY_BYTES: u64 = 1 << 20;
+/// Reads from this size on are of a program that streams a file.
+const STREAM_BYTES: usize = 128 << 10;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -31,7 +33,8 @@ pub struct Access {
     pub write: bool,
     /// Emptied first.
     pub truncate: bool,
-    /// The opener reads and writes the cache file itself, if it gets it.
+    /// The opener reads and writes the cache file itself, if it gets it. To write, it gets
+    /// it only while there is plenty of room: such writes cannot be slowed down.
     pub direct: bool,
     /// The opener tells the times of its writes itself, by [`Volume::set_attr`]: they are
     /// not taken from the clock when a write arrives.
@@ -65,8 +68,9 @@ impl Volume {
             self.set_size(ino, 0, true)?;
         }
         let opened = self.hold(ino, |held| {
+            let direct = access.direct && (!access.write || self.has_room_to_write());
             let backing = match held.here {
-                Here::Whole if access.direct => Some(held.file()?),
+                Here::Whole if direct => Some(held.file()?),
                 Here::Whole | Here::Away | Here::Part { .. } => None,
             };
             if access.write && backing.is_some() {
@@ -149,17 +153,20 @@ impl Volume {
             if note && matches!(held.here, Here::Part { .. }) {
                 self.note_read(ino, off..end, held.size, false);
             }
-            Ok(Some(Some((held.file()?, (end - off) as usize))))
+            Ok(Some(Some((held.file()?, (end - off) as usize, held.dirty))))
         })?;
         let Some(ready) = ready else {
             return Ok(None);
         };
-        let Some((file, len)) = ready else {
+        let Some((file, len, dirty)) = ready else {
             return Ok(Some(0));
         };
-        read_full(&file, off, &mut buf[..len])
-            .map(Some)
-            .map_err(|error| VolumeError::io(self.cache.path(ino), error))
+        let read = read_full(&file, off, &mut buf[..len])
+            .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+        if !dirty && read >= STREAM_BYTES {
+            give_back_pages(&file, off, read);
+        }
+        Ok(Some(read))
     }
 
     /// Reads, and waits for what is away, though not longer than the settings say.
@@ -776,6 +783,13 @@ fn seek_in_file(file: &File, off: u64, kind: SeekKind) -> Result<Option<u64>> {
         Err(rustix::io::Errno::NXIO) => Ok(None),
         Err(error) => Err(VolumeError::io("the cache", error.into())),
     }
+}
+
+/// The kernel keeps what was read as pages of the mount: it need not keep it as pages of
+/// the cache file too. Not while the file is dirty, as that would start writing it out.
+fn give_back_pages(file: &File, off: u64, len: usize) {
+    let len = std::num::NonZeroU64::new(len as u64);
+    let _ = rustix::fs::fadvise(file, off, len, rustix::fs::Advice::DontNeed);
 }
 
 fn read_full(file: &File, off: u64, buf: &mut [u8]) -> std::io::Result<usize> {

@@ -198,20 +198,19 @@ impl Ingest {
         } else {
             self.pack_age
         };
-        self.close_older(volume, age);
+        self.close_older(volume, PackKind::Data, age);
+        self.close_older(volume, PackKind::Tree, age);
     }
 
-    /// Closes packs that were opened so long ago: files wait for them.
-    fn close_older(&mut self, volume: &Arc<Volume>, age: Duration) {
+    /// Closes a pack that was opened so long ago: files wait for it.
+    fn close_older(&mut self, volume: &Arc<Volume>, kind: PackKind, age: Duration) {
         let now = volume.push.shared.now();
-        for kind in [PackKind::Data, PackKind::Tree] {
-            let due = self
-                .slot(kind)
-                .as_ref()
-                .is_some_and(|pack| now >= pack.opened + age);
-            if due && let Err(error) = self.close(volume, kind) {
-                volume.push.shared.warnings.set("pack", error.to_string());
-            }
+        let due = self
+            .slot(kind)
+            .as_ref()
+            .is_some_and(|pack| now >= pack.opened + age);
+        if due && let Err(error) = self.close(volume, kind) {
+            volume.push.shared.warnings.set("pack", error.to_string());
         }
     }
 
@@ -353,8 +352,8 @@ impl Ingest {
         if full {
             self.close(volume, kind)?;
         }
-        // What is in a pack that fills slowly does not wait for a large file's end.
-        self.close_older(volume, self.pack_age * 2);
+        // A pack of pages fills slowly: many large files would wait for it.
+        self.close_older(volume, PackKind::Tree, self.pack_age * 2);
         Ok(())
     }
 

@@ -29,6 +29,8 @@ pub(super) struct Throttle {
     unasked: AtomicU64,
     /// When bytes were last acknowledged, in milliseconds of the workers' time.
     drained_ms: AtomicU64,
+    /// When writers wait for the budget again, after they waited in vain.
+    patient_again_ms: AtomicU64,
 }
 
 impl Throttle {
@@ -42,6 +44,7 @@ impl Throttle {
             keep_free: settings.keep_free_bytes,
             unasked: AtomicU64::new(0),
             drained_ms: AtomicU64::new(0),
+            patient_again_ms: AtomicU64::new(0),
         }
     }
 
@@ -68,6 +71,37 @@ impl Throttle {
 }
 
 impl Volume {
+    /// Whether there is so much room that a file may be written past this process, where
+    /// nothing slows the writer down.
+    pub(crate) fn has_room_to_write(&self) -> bool {
+        self.live.dirty_bytes() < self.push.throttle.limits.soft_bytes / 2
+            && self.live.here_bytes() < self.settings.budget_bytes
+    }
+
+    /// Waits, a moment, until what is here is within the budget: what was stored just now
+    /// goes as soon as a commit holds it. What cannot go, because it is pinned or open,
+    /// does not hold writers up for long.
+    fn wait_for_budget(&self, len: u64) {
+        let (throttle, shared) = (&self.push.throttle, &self.push.shared);
+        let over = || self.live.here_bytes().saturating_add(len) > self.settings.budget_bytes;
+        let patient_again = throttle.patient_again_ms.load(Ordering::Relaxed);
+        let began = shared.now();
+        if !over() || (began.as_millis() as u64) < patient_again {
+            return;
+        }
+        while over() && !self.is_stopping() {
+            shared.press();
+            crate::pull::make_room_soon(self);
+            std::thread::sleep(LOOK_INTERVAL);
+            let now = shared.now();
+            if now.saturating_sub(began) > EVICTION_TIME {
+                let next = (now + EVICTION_TIME).as_millis() as u64;
+                throttle.patient_again_ms.store(next, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
     /// Whether a writer waits for room, or did a moment ago.
     pub(crate) fn is_pressed(&self) -> bool {
         self.push.shared.is_pressed()
@@ -79,6 +113,7 @@ impl Volume {
     pub(crate) fn write_may_wait(&self, len: u64) -> bool {
         let throttle = &self.push.throttle;
         self.live.dirty_bytes().saturating_add(len) > throttle.limits.soft_bytes
+            || self.live.here_bytes().saturating_add(len) > self.settings.budget_bytes
             || !throttle.pass(len)
     }
 
@@ -91,6 +126,7 @@ impl Volume {
     pub(crate) fn throttle_write(&self, ino: Ino, range: &Range<u64>) -> Result<()> {
         let len = range.end.saturating_sub(range.start);
         self.wait_for_disk(len)?;
+        self.wait_for_budget(len);
         let (throttle, shared) = (&self.push.throttle, &self.push.shared);
         let mut first_refused = None;
         loop {
