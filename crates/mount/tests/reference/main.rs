@@ -7,6 +7,8 @@
 //!
 //! `LARDER_REFERENCE_CASES` says how many sequences each profile does.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod ops;
 
 use std::path::{Path, PathBuf};
