@@ -176,7 +176,7 @@ impl Face {
                 Ok(None) => {
                     let face = Arc::clone(self);
                     self.workers
-                        .fetch
+                        .read
                         .run(move || face.read_waiting(ino, offset, len, reply));
                 }
                 Err(error) => reply.error(errno(&error)),
@@ -257,7 +257,7 @@ impl Face {
         }
         let face = Arc::clone(self);
         self.workers
-            .fetch
+            .write
             .run(move || send(face.volume.fallocate(ino, mode, offset, len), reply));
     }
 
@@ -308,7 +308,7 @@ impl Face {
             return reply.error(Errno::EXDEV);
         }
         let (face, len) = (Arc::clone(self), len.min(COPY_BYTES));
-        self.workers.fetch.run(move || {
+        self.workers.write.run(move || {
             match face
                 .volume
                 .copy_range(from, from_offset, to, to_offset, len)

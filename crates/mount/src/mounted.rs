@@ -105,7 +105,7 @@ fn mount_as(
     let (desk, news) = Desk::new(Arc::clone(&listings));
     let face = Face::new(Arc::clone(volume), options.profile, listings, desk.clone());
     let face = Arc::new(face);
-    let session = start_session(Arc::clone(&face), device, options).map_err(failed)?;
+    let session = start_session(Arc::clone(&face), device).map_err(failed)?;
     let _ = face.notifier.set(session.notifier());
     let news = news::start(news, session.notifier()).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
@@ -143,18 +143,12 @@ impl Drop for Attached {
     }
 }
 
-fn start_session(
-    face: Arc<Face>,
-    device: OwnedFd,
-    options: &MountOptions,
-) -> io::Result<Session<Server>> {
+fn start_session(face: Arc<Face>, device: OwnedFd) -> io::Result<Session<Server>> {
     let (profile, volume) = (face.profile, Arc::clone(&face.volume));
     let mut config = Config::default();
-    config.acl = if options.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    // Who may enter is for the kernel to say, and it does. fuser would also turn away the
+    // kernel's own threads, which tell the times of what was written in the name of root.
+    config.acl = SessionACL::All;
     // One thread: two were slower at small opens, and what may wait does so elsewhere.
     config.n_threads = Some(1);
     let session = Session::from_fd(Server(face), device, config.acl, config)?;

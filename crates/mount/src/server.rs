@@ -91,7 +91,14 @@ impl Filesystem for Server {
         if self.0.volume.set_attr_blocks(ino.0, &set) {
             let face = Arc::clone(&self.0);
             let work = move || send_attr(face.set_attr(ino.0, set, caller), reply);
-            self.0.workers.fetch.run(work);
+            // What is emptied needs nothing that is away.
+            let workers = &self.0.workers;
+            let pool = if size == Some(0) {
+                &workers.disk
+            } else {
+                &workers.write
+            };
+            pool.run(work);
         } else {
             send_attr(self.0.set_attr(ino.0, set, caller), reply);
         }

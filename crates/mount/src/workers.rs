@@ -24,9 +24,9 @@ const IDLE: Duration = Duration::from_secs(10);
 /// The pools, by what their jobs wait for.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    /// Content that is away.
-    pub(crate) fetch: Pool,
-    /// Writers that are slowed down, or whose file must first be marked durably.
+    /// Readers of content that is away.
+    pub(crate) read: Pool,
+    /// Changes of content: slowed down to the rate of the store, or of what is away.
     pub(crate) write: Pool,
     /// The local disk, and answers that take a while to compute.
     pub(crate) disk: Pool,
@@ -35,9 +35,9 @@ pub(crate) struct Workers {
 impl Workers {
     pub(crate) fn new() -> Self {
         Self {
-            fetch: Pool::new("larder-fetch", 32),
-            write: Pool::new("larder-write", 16),
-            disk: Pool::new("larder-disk", 8),
+            read: Pool::new("larder-read", 64),
+            write: Pool::new("larder-write", 64),
+            disk: Pool::new("larder-disk", 16),
         }
     }
 }

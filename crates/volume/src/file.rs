@@ -25,6 +25,8 @@ const SIZE_MAX: u64 = i64::MAX as u64;
 const COPY_BYTES: u64 = 1 << 20;
 /// Reads from this size on are of a program that streams a file.
 const STREAM_BYTES: usize = 128 << 10;
+/// The kernel keeps files in pieces of at most so many bytes.
+const PIECE_BYTES: u64 = 4 << 20;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -787,9 +789,12 @@ fn seek_in_file(file: &File, off: u64, kind: SeekKind) -> Result<Option<u64>> {
 
 /// The kernel keeps what was read as pages of the mount: it need not keep it as pages of
 /// the cache file too. Not while the file is dirty, as that would start writing it out.
+/// What lies before is named again: the kernel reads in large pieces, and lets one go only
+/// once all of it is named.
 fn give_back_pages(file: &File, off: u64, len: usize) {
-    let len = std::num::NonZeroU64::new(len as u64);
-    let _ = rustix::fs::fadvise(file, off, len, rustix::fs::Advice::DontNeed);
+    let from = off.saturating_sub(PIECE_BYTES);
+    let len = std::num::NonZeroU64::new(off - from + len as u64);
+    let _ = rustix::fs::fadvise(file, from, len, rustix::fs::Advice::DontNeed);
 }
 
 fn read_full(file: &File, off: u64, buf: &mut [u8]) -> std::io::Result<usize> {

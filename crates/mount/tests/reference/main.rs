@@ -131,9 +131,10 @@ impl Bench {
         for (at, op) in populate.iter().chain(ops).enumerate() {
             match op {
                 Op::Store => self.store(),
-                Op::Stash { at: None } => tally.stashed += self.stash(&round),
-                Op::Stash { at: Some(spot) } => {
-                    tally.stashed += self.stash(&round.join(Side::relative(spot)));
+                Op::Stash { at } => {
+                    let below = at.as_ref().map(Side::relative).unwrap_or_default();
+                    tally.stashed += self.stash(&round.join(&below));
+                    mounted.drop_pages(&below);
                 }
                 _ => {
                     let (expected, found) = (plain.run(op), mounted.run(op));
@@ -149,6 +150,7 @@ impl Bench {
         mounted.close_all();
         self.store();
         tally.stashed += self.stash(&round);
+        mounted.drop_pages(Path::new(""));
         self.tally.set(tally);
         let (expected, found) = (plain.whole_tree(), mounted.whole_tree());
         if expected.len() != found.len() {

@@ -597,6 +597,28 @@ impl Side {
         found
     }
 
+    /// Has the kernel let go of the pages that it keeps of these files, or of all below a
+    /// directory, so that the next read asks the file system again.
+    pub fn drop_pages(&self, below: &Path) {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut left = vec![self.root.join(below)];
+        while let Some(path) = left.pop() {
+            match rustix::fs::lstat(&path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+                Ok(FileType::Directory) => {
+                    let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+                    left.extend(entries.map(|entry| entry.path()));
+                }
+                Ok(FileType::RegularFile) => {
+                    if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()) {
+                        let all = rustix::fs::Advice::DontNeed;
+                        rustix::fs::fadvise(&file, 0, None, all).unwrap();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Closes all that is open.
     pub fn close_all(&mut self) {
         self.open.clear();
@@ -615,6 +637,7 @@ fn see(path: &Path) -> Outcome {
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
+            #[allow(clippy::unnecessary_cast, reason = "32 bits on other machines")]
             nlink: stat.st_nlink as u64,
             // A directory's size is the file system's own affair.
             size: match kind {
