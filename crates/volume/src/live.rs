@@ -347,6 +347,18 @@ impl DirtyFile {
 }
 
 impl DirtyFiles {
+    fn is_due(&self, ino: Ino, rules: &SettleRules, now: Duration) -> bool {
+        self.by_ino.get(&ino).is_some_and(|file| {
+            let seen = larder_plan::settle::DirtyFile {
+                size: file.bytes,
+                dirty_since: Duration::from_millis(file.since_ms),
+                last_write: Duration::from_millis(file.changed_ms),
+                open: file.writers > 0,
+            };
+            file.aside.is_none() && rules.due(now, &seen) == Due::Now
+        })
+    }
+
     /// Replaces what is known of a file. Answers the bytes that counted before and count now.
     fn replace(&mut self, ino: Ino, file: Option<DirtyFile>) -> (u64, u64) {
         let before = self.by_ino.remove(&ino);
@@ -837,7 +849,7 @@ impl Held<'_> {
         if self.dirty {
             return Ok(());
         }
-        let (ino, generation) = (self.ino, self.generation + 1);
+        let (ino, generation) = (self.ino, next_generation(self.generation));
         let change = |tx: &Transaction<'_>| {
             tx.prepare_cached(
                 "UPDATE cached SET dirty = 1, generation = ?2, since = ?3 WHERE ino = ?1",
@@ -1389,28 +1401,36 @@ impl Volume {
         attr
     }
 
-    /// The pieces of a file's stored content. Blocks while the pages of a long list come
-    /// from the store.
-    fn stored_extents(&self, ino: Ino) -> Result<Vec<Extent>> {
+    /// A file's stored content, as the database has it now.
+    fn stored_content(&self, ino: Ino) -> Result<Vec<u8>> {
         let content: Option<Option<Vec<u8>>> = self.db.look(|connection| {
             Ok(connection
                 .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
                 .query_row([ino as i64], |row| row.get(0))
                 .optional()?)
         })?;
-        let bytes = content.ok_or(VolumeError::NoEntry)?.ok_or_else(|| {
+        content.ok_or(VolumeError::NoEntry)?.ok_or_else(|| {
             VolumeError::Damaged("the database knows no content of a file".to_owned())
-        })?;
-        let content = larder_format::decode_content(&bytes)?;
-        self.expand(&content)
+        })
+    }
+
+    /// A file's stored content, and its pieces. Blocks while the pages of a long list come
+    /// from the store; meanwhile the file may be stored anew, so whoever uses the pieces
+    /// compares the content again, under the node's lock.
+    fn stored_extents(&self, ino: Ino) -> Result<(Vec<u8>, Vec<Extent>)> {
+        let content = self.stored_content(ino)?;
+        let extents = self.expand(&larder_format::decode_content(&content)?)?;
+        Ok((content, extents))
     }
 
     /// Gives a whole file that is about to be edited the map of what is stored of it, if
     /// that can be had.
     pub(crate) fn track(&self, ino: Ino) -> Result<()> {
         match self.stored_extents(ino) {
-            Ok(extents) => self.hold(ino, |held| {
-                held.begin_tracking(&extents);
+            Ok((content, extents)) => self.hold(ino, |held| {
+                if self.stored_content(ino)? == content {
+                    held.begin_tracking(&extents);
+                }
                 Ok(())
             }),
             Err(error) => {
@@ -1420,15 +1440,15 @@ impl Volume {
         }
     }
 
-    /// Gives a file that is away its working map, all absent. Blocks while the pages of a
-    /// long list come from the store.
+    /// Gives a file that is away its working map, all absent, unless it was stored anew in
+    /// the meantime. Blocks while the pages of a long list come from the store.
     ///
     /// # Errors
     /// If the list cannot be had.
     pub(crate) fn materialise(&self, ino: Ino) -> Result<()> {
-        let extents = self.stored_extents(ino)?;
+        let (content, extents) = self.stored_extents(ino)?;
         self.hold(ino, |held| {
-            if !matches!(held.here, Here::Away) {
+            if !matches!(held.here, Here::Away) || self.stored_content(ino)? != content {
                 return Ok(());
             }
             let size: u64 = extents.iter().map(Extent::len).sum();
@@ -1550,20 +1570,16 @@ impl Volume {
         dirty.by_change[lane as usize]
             .iter()
             .take_while(|(changed, _)| Duration::from_millis(*changed) + rules.quiet <= now)
-            .filter(|(_, ino)| {
-                dirty.by_ino.get(ino).is_some_and(|file| {
-                    let file = larder_plan::settle::DirtyFile {
-                        size: file.bytes,
-                        dirty_since: Duration::from_millis(file.since_ms),
-                        last_write: Duration::from_millis(file.changed_ms),
-                        open: file.writers > 0,
-                    };
-                    rules.due(now, &file) == Due::Now
-                })
-            })
+            .filter(|(_, ino)| dirty.is_due(*ino, rules, now))
             .take(max)
             .map(|&(_, ino)| ino)
             .collect()
+    }
+
+    /// Whether a dirty file is to be stored now.
+    pub(crate) fn is_settle_due(&self, ino: Ino, rules: &SettleRules) -> bool {
+        let now = Duration::from_millis(self.live.now_ms());
+        self.live.dirty.lock().is_due(ino, rules, now)
     }
 
     /// All dirty files that wait to be stored.
@@ -1681,7 +1697,7 @@ impl Volume {
             // Writes that come through this process make it dirty again; others do not show.
             let clean = held.writers == 0 || held.direct == 0;
             let epoch = self.live.fill_epoch.load(Ordering::SeqCst);
-            let generation = held.generation + 1;
+            let generation = next_generation(held.generation);
             let encoded = larder_format::encode_content(content);
             let next = match &held.here {
                 Here::Part { map, .. } => settled_here(map, extents),
@@ -1726,6 +1742,7 @@ impl Volume {
             } else {
                 self.live.note_clean(ino);
                 held.note_dirty();
+                self.live.set_aside(ino, Some(Aside::Stored));
                 Ok(Settled::StillOpen)
             }
         });
@@ -1824,6 +1841,13 @@ impl Volume {
             })
         })
     }
+}
+
+/// A generation that no content of the file had before, also not before it was dropped and
+/// came back: an old commit must not be taken for one that holds it.
+fn next_generation(last: u64) -> u64 {
+    let now = u64::try_from(node::now_precise().0).unwrap_or(0);
+    now.max(last + 1)
 }
 
 /// What is here of a file whose new content is `extents`, when `map` was its working map.

@@ -118,6 +118,12 @@ pub(crate) fn now() -> Time {
     Time(now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec)
 }
 
+/// The time to the nanosecond.
+pub(crate) fn now_precise() -> Time {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Time(now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec)
+}
+
 impl TimeSet {
     pub(crate) fn resolve(self, now: Time) -> Time {
         match self {
