@@ -155,6 +155,10 @@ impl Volume {
             if note && matches!(held.here, Here::Part { .. }) {
                 self.note_read(ino, off..end, held.size, false);
             }
+            if note && off == 0 && held.opens == 0 {
+                // Nobody tells of opens: where a reader begins is as good.
+                self.touch(ino);
+            }
             Ok(Some(Some((held.file()?, (end - off) as usize, held.dirty))))
         })?;
         let Some(ready) = ready else {
