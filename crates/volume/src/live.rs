@@ -256,7 +256,6 @@ pub(crate) struct State {
     /// Whether the cache file's name survives a power cut.
     pub(crate) entry_synced: bool,
     file: Option<Arc<File>>,
-    gone: bool,
 }
 
 /// The size, and the time of the last change unless the writer tells it, that the database
@@ -270,8 +269,36 @@ pub(crate) struct Pending {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) ino: Ino,
-    state: Mutex<Option<State>>,
+    slot: Mutex<Slot>,
     used: AtomicU64,
+}
+
+/// What the table has of a file. Whoever waited for a lock may find that the file was let
+/// go of meanwhile, and that another has its place in the table: so a slot that left the
+/// table says so, for ever.
+#[derive(Debug)]
+enum Slot {
+    /// Nothing yet: whoever has the lock loads it.
+    New,
+    Known(State),
+    /// It is not in the table any more.
+    Gone,
+}
+
+impl Slot {
+    fn known(&self) -> Option<&State> {
+        match self {
+            Self::Known(state) => Some(state),
+            Self::New | Self::Gone => None,
+        }
+    }
+
+    fn known_mut(&mut self) -> Option<&mut State> {
+        match self {
+            Self::Known(state) => Some(state),
+            Self::New | Self::Gone => None,
+        }
+    }
 }
 
 /// All files in use, the unlinked ones, and the dirty ones.
@@ -558,7 +585,7 @@ impl Lives {
     pub(crate) fn note_new_file(&self, ino: Ino) {
         let live = Live {
             ino,
-            state: Mutex::new(Some(State {
+            slot: Mutex::new(Slot::Known(State {
                 here: Here::Whole,
                 dirty: true,
                 has_content: false,
@@ -567,35 +594,27 @@ impl Lives {
             })),
             used: AtomicU64::new(self.uses.fetch_add(1, Ordering::Relaxed)),
         };
-        self.table.lock().insert(ino, Arc::new(live));
+        // Whoever found it by its name in the meantime has it in use already.
+        self.table
+            .lock()
+            .entry(ino)
+            .or_insert_with(|| Arc::new(live));
         self.note_dirty(ino, 0, 0);
-    }
-
-    /// Forgets a node that is deleted.
-    pub(crate) fn drop_node(&self, ino: Ino) {
-        let live = self.table.lock().remove(&ino);
-        if let Some(live) = live {
-            let mut state = live.state.lock();
-            if let Some(state) = state.as_mut() {
-                self.count_here(state.bytes, 0);
-                state.gone = true;
-                state.file = None;
-            }
-        }
-        self.note_clean(ino);
     }
 
     pub(crate) fn is_in_use(&self, ino: Ino) -> bool {
         self.table.lock().contains_key(&ino)
     }
 
-    fn remove_if_same(&self, ino: Ino, live: &Arc<Live>) {
+    /// Takes a file out of the table. Whoever waits for its lock looks there again.
+    fn end(&self, live: &Arc<Live>, slot: &mut Slot) {
+        *slot = Slot::Gone;
         let mut table = self.table.lock();
         if table
-            .get(&ino)
+            .get(&live.ino)
             .is_some_and(|other| Arc::ptr_eq(other, live))
         {
-            table.remove(&ino);
+            table.remove(&live.ino);
         }
     }
 
@@ -628,7 +647,6 @@ impl State {
             times_told: 0,
             entry_synced: false,
             file: None,
-            gone: false,
         }
     }
 
@@ -757,16 +775,16 @@ pub(crate) fn cut(map: &mut Map, size: u64) {
 pub(crate) struct Held<'a> {
     volume: &'a Volume,
     pub(crate) ino: Ino,
-    state: MutexGuard<'a, Option<State>>,
+    slot: MutexGuard<'a, Slot>,
 }
 
 impl std::ops::Deref for Held<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
-        match self.state.as_ref() {
+        match self.slot.known() {
             Some(state) => state,
-            // `Volume::hold` fills the state before it hands out a `Held`.
+            // Whoever makes a `Held` looks first.
             None => unreachable!("a held node has a state"),
         }
     }
@@ -774,7 +792,7 @@ impl std::ops::Deref for Held<'_> {
 
 impl std::ops::DerefMut for Held<'_> {
     fn deref_mut(&mut self) -> &mut State {
-        match self.state.as_mut() {
+        match self.slot.known_mut() {
             Some(state) => state,
             None => unreachable!("a held node has a state"),
         }
@@ -994,7 +1012,7 @@ impl Held<'_> {
         let (ino, generation, dirty) = (self.ino as i64, self.generation, self.dirty);
         let db = &self.volume.db;
         let epoch = self.volume.live.fill_epoch.load(Ordering::SeqCst);
-        let Some(state) = self.state.as_mut() else {
+        let Some(state) = self.slot.known_mut() else {
             return Ok(());
         };
         let Here::Part {
@@ -1220,28 +1238,22 @@ impl Volume {
     ) -> Result<T> {
         loop {
             let live = self.live_of(ino);
-            let mut state = live.state.lock();
-            if state.is_none() {
-                match self.load_checked(ino) {
-                    Ok(loaded) => *state = Some(loaded),
+            let mut slot = live.slot.lock();
+            match *slot {
+                Slot::Known(_) => {}
+                Slot::New => match self.load_checked(ino) {
+                    Ok(loaded) => *slot = Slot::Known(loaded),
                     Err(error) => {
-                        drop(state);
-                        self.live.table.lock().remove(&ino);
+                        self.live.end(&live, &mut slot);
                         return Err(error);
                     }
-                }
-            }
-            if state.as_ref().is_some_and(|state| state.gone) {
-                // Let go of to make room, or deleted: look again.
-                drop(state);
-                self.live.remove_if_same(ino, &live);
-                self.db.read(|connection| node::attr(connection, ino))?;
-                continue;
+                },
+                Slot::Gone => continue,
             }
             let mut held = Held {
                 volume: self,
                 ino,
-                state,
+                slot,
             };
             return act(&mut held);
         }
@@ -1253,7 +1265,7 @@ impl Volume {
         let live = table.entry(ino).or_insert_with(|| {
             Arc::new(Live {
                 ino,
-                state: Mutex::new(None),
+                slot: Mutex::new(Slot::New),
                 used: AtomicU64::new(stamp),
             })
         });
@@ -1325,29 +1337,48 @@ impl Volume {
     }
 
     fn let_go(&self, live: &Arc<Live>) {
-        let Some(state) = live.state.try_lock() else {
+        let Some(slot) = live.slot.try_lock() else {
             return;
         };
-        if state
-            .as_ref()
-            .is_some_and(|state| state.opens > 0 || state.gone)
-        {
+        if slot.known().is_none_or(|state| state.opens > 0) {
             return;
         }
         let mut held = Held {
             volume: self,
             ino: live.ino,
-            state,
+            slot,
         };
-        if held.state.is_some() {
-            if let Err(error) = held.flush_pending() {
-                tracing::warn!(ino = live.ino, %error, "could not note a file's size");
-                return;
-            }
-            held.gone = true;
-            held.file = None;
+        if let Err(error) = held.flush_pending() {
+            tracing::warn!(ino = live.ino, %error, "could not note a file's size");
+            return;
         }
-        self.live.remove_if_same(live.ino, live);
+        self.live.end(live, &mut held.slot);
+    }
+
+    /// Deletes a node that has no name, and its content. False if it has a name after all.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn delete_unlinked(&self, ino: Ino) -> Result<bool> {
+        let live = self.live_of(ino);
+        let mut slot = live.slot.lock();
+        let deleted = self.db.write(|tx| crate::names::delete_node(tx, ino));
+        let bytes = match (&deleted, slot.known()) {
+            (Ok(Some(_)), Some(state)) => Some(state.bytes),
+            (Ok(noted), _) => *noted,
+            (Err(_), _) => None,
+        };
+        if bytes.is_some() || slot.known().is_none() {
+            self.live.end(&live, &mut slot);
+        }
+        deleted?;
+        let Some(bytes) = bytes else {
+            return Ok(false);
+        };
+        self.live.count_here(bytes, 0);
+        self.live.note_clean(ino);
+        self.cache.remove(ino)?;
+        Ok(true)
     }
 
     /// Writes the sizes and times of all files in use to the database.
@@ -1372,14 +1403,14 @@ impl Volume {
         let Some(live) = self.live.find(attr.ino) else {
             return attr;
         };
-        let state = live.state.lock();
-        if state.is_none() {
+        let slot = live.slot.lock();
+        if slot.known().is_none() {
             return attr;
         }
         let mut held = Held {
             volume: self,
             ino: attr.ino,
-            state,
+            slot,
         };
         if held.writers > 0
             && let Err(error) = held.observe()

@@ -357,15 +357,18 @@ impl Volume {
     /// # Errors
     /// If there is no such name, or it is a directory's.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        self.db.write(|tx| {
+        let orphan = self.db.write(|tx| {
             let entry = entry(tx, parent, name)?;
             if entry.kind == Kind::Directory {
                 return Err(VolumeError::IsDirectory);
             }
             let now = node::now();
-            self.remove_link(tx, parent, name, entry, now)?;
-            self.touch_directory(tx, parent, now)
-        })
+            let orphan = self.remove_link(tx, parent, name, entry, now)?;
+            self.touch_directory(tx, parent, now)?;
+            Ok(orphan)
+        })?;
+        self.note_orphan(orphan);
+        Ok(())
     }
 
     /// Removes an empty directory.
@@ -373,15 +376,18 @@ impl Volume {
     /// # Errors
     /// If it is not there, not empty, or no directory.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        self.db.write(|tx| {
+        let orphan = self.db.write(|tx| {
             let entry = entry(tx, parent, name)?;
             if entry.kind != Kind::Directory {
                 return Err(VolumeError::NotDirectory);
             }
             let now = node::now();
-            self.remove_directory(tx, parent, name, entry.child, now)?;
-            self.touch_directory(tx, parent, now)
-        })
+            let orphan = self.remove_directory(tx, parent, name, entry.child, now)?;
+            self.touch_directory(tx, parent, now)?;
+            Ok(orphan)
+        })?;
+        self.note_orphan(orphan);
+        Ok(())
     }
 
     /// Moves a name. Touches no content, whatever lies below.
@@ -405,6 +411,7 @@ impl Volume {
             self.sync_before_replace(parent, name, new_parent, new_name)?;
         }
         let mut moved = Vec::new();
+        let mut orphan = None;
         self.db.write(|tx| {
             let from = entry(tx, parent, name)?;
             self.directory(tx, new_parent)?;
@@ -434,7 +441,8 @@ impl Volume {
                 }
                 (_, target) => {
                     if let Some(target) = target {
-                        self.replace_target(tx, from, target, (new_parent, new_name), now)?;
+                        let place = (new_parent, new_name);
+                        orphan = self.replace_target(tx, from, target, place, now)?;
                     }
                     remove_entry(tx, parent, name)?;
                     self.place(tx, from, parent, (new_parent, new_name), now)?;
@@ -447,6 +455,7 @@ impl Volume {
             }
             Ok(())
         })?;
+        self.note_orphan(orphan);
         self.note_moved(&moved);
         Ok(())
     }
@@ -485,7 +494,7 @@ impl Volume {
         target: Entry,
         (parent, name): (Ino, &[u8]),
         now: Time,
-    ) -> Result<()> {
+    ) -> Result<Option<Ino>> {
         match (from.kind == Kind::Directory, target.kind == Kind::Directory) {
             (true, true) => self.remove_directory(tx, parent, name, target.child, now),
             (true, false) => Err(VolumeError::NotDirectory),
@@ -494,6 +503,7 @@ impl Volume {
         }
     }
 
+    /// Removes a name of a node that is no directory. Answers the node if it was the last.
     fn remove_link(
         &self,
         tx: &Transaction<'_>,
@@ -501,7 +511,7 @@ impl Volume {
         name: &[u8],
         entry: Entry,
         now: Time,
-    ) -> Result<()> {
+    ) -> Result<Option<Ino>> {
         remove_entry(tx, parent, name)?;
         add_links(tx, entry.child, -1)?;
         set_ctime(tx, entry.child, now)?;
@@ -509,9 +519,11 @@ impl Volume {
             .prepare_cached("SELECT nlink FROM nodes WHERE ino = ?1")?
             .query_row([entry.child as i64], |row| row.get(0))?;
         if left == 0 {
-            self.orphan(tx, entry.child, now)
+            orphan(tx, entry.child, now)?;
+            Ok(Some(entry.child))
         } else {
-            self.mark_changed(tx, entry.child)
+            self.mark_changed(tx, entry.child)?;
+            Ok(None)
         }
     }
 
@@ -522,7 +534,7 @@ impl Volume {
         name: &[u8],
         ino: Ino,
         now: Time,
-    ) -> Result<()> {
+    ) -> Result<Option<Ino>> {
         let holds_any = tx
             .prepare_cached("SELECT 1 FROM dentries WHERE parent = ?1 LIMIT 1")?
             .exists([ino as i64])?;
@@ -533,22 +545,16 @@ impl Volume {
         add_links(tx, parent, -1)?;
         tx.prepare_cached("UPDATE nodes SET nlink = 0, ctime = ?2 WHERE ino = ?1")?
             .execute((ino as i64, now.0))?;
-        self.orphan(tx, ino, now)
+        orphan(tx, ino, now)?;
+        Ok(Some(ino))
     }
 
-    /// Notes that a node lost its last name: it stays until the kernel forgets it.
-    fn orphan(&self, tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
-        tx.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?
-            .execute([ino as i64])?;
-        tx.prepare_cached("DELETE FROM changed WHERE ino = ?1")?
-            .execute([ino as i64])?;
-        tx.prepare_cached(
-            "INSERT OR REPLACE INTO tombstones(id, time)
-             SELECT id, ?2 FROM nodes WHERE ino = ?1",
-        )?
-        .execute((ino as i64, now.0))?;
-        self.live.note_orphan(ino);
-        Ok(())
+    /// A node lost its last name, and the database has it so: it stays until the kernel
+    /// forgets it.
+    fn note_orphan(&self, orphan: Option<Ino>) {
+        if let Some(ino) = orphan {
+            self.live.note_orphan(ino);
+        }
     }
 
     /// The kernel has dropped the node from its memory: if it has no name left, it is
@@ -560,10 +566,13 @@ impl Volume {
         if !self.live.take_orphan(ino) {
             return Ok(());
         }
-        self.live.drop_node(ino);
-        self.db.write(|tx| delete_node(tx, ino))?;
-        self.cache.remove(ino)?;
-        self.pull.forget(ino);
+        let deleted = self.delete_unlinked(ino);
+        if deleted.is_err() {
+            self.live.note_orphan(ino);
+        }
+        if deleted? {
+            self.pull.forget(ino);
+        }
         Ok(())
     }
 
@@ -678,8 +687,36 @@ pub(crate) fn path_of(connection: &Connection, ino: Ino) -> Result<Option<Vec<u8
     Ok(Some(names.join(&b'/')))
 }
 
-/// Deletes a node that has no name, with all that the database has of it.
-pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<()> {
+/// Notes that a node lost its last name.
+fn orphan(tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+    tx.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?
+        .execute([ino as i64])?;
+    tx.prepare_cached("DELETE FROM changed WHERE ino = ?1")?
+        .execute([ino as i64])?;
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO tombstones(id, time)
+         SELECT id, ?2 FROM nodes WHERE ino = ?1",
+    )?
+    .execute((ino as i64, now.0))?;
+    Ok(())
+}
+
+/// Deletes a node that has no name, with all that the database has of it. Answers the bytes
+/// that its cache file took as last counted; `None`, and nothing is deleted, if it has a
+/// name.
+pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<Option<u64>> {
+    let has_name = tx
+        .prepare_cached("SELECT 1 FROM dentries WHERE child = ?1")?
+        .exists([ino as i64])?;
+    if has_name {
+        tx.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?
+            .execute([ino as i64])?;
+        return Ok(None);
+    }
+    let bytes: Option<i64> = tx
+        .prepare_cached("SELECT bytes FROM cached WHERE ino = ?1")?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
     for statement in [
         "DELETE FROM extents WHERE ino = ?1",
         "DELETE FROM cached WHERE ino = ?1",
@@ -691,7 +728,7 @@ pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<()> {
     ] {
         tx.prepare_cached(statement)?.execute([ino as i64])?;
     }
-    Ok(())
+    Ok(Some(bytes.unwrap_or(0) as u64))
 }
 
 /// Writes a new node's row.

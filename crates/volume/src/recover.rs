@@ -67,8 +67,9 @@ pub(crate) fn recover(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recov
 fn delete_orphans(db: &Db, cache: &Cache) -> Result<()> {
     let orphans = db.read(|connection| inos(connection, "SELECT ino FROM orphans"))?;
     for ino in orphans {
-        db.write(|tx| delete_node(tx, ino))?;
-        cache.remove(ino)?;
+        if db.write(|tx| delete_node(tx, ino))?.is_some() {
+            cache.remove(ino)?;
+        }
     }
     Ok(())
 }
