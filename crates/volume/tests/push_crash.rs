@@ -170,6 +170,33 @@ fn a_restored_backup_does_not_push_and_loses_nothing() {
     assert_eq!(heads(&bench), before);
 }
 
+/// A bad line that turned one bit of a head made a replica believe that it was an old copy,
+/// and it stored nothing any more.
+#[test]
+fn a_damaged_head_stops_nobody() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    write_file(&volume, "a", b"first");
+    bench.commit(&volume);
+    bench.stop(volume);
+    let right = heads(&bench);
+    for (name, bytes) in &right {
+        let mut wrong = bytes.clone();
+        wrong[bytes.len() / 2] ^= 1;
+        std::fs::write(bench.path("store").join(name), wrong).unwrap();
+    }
+    let volume = bench.start();
+    write_file(&volume, "a", b"second");
+    bench.commit(&volume);
+    let warnings = volume.push_status().warnings;
+    assert!(
+        warnings.iter().any(|words| words.contains("is damaged")),
+        "{warnings:?}"
+    );
+    bench.stop(volume);
+    assert_eq!(bench.stored().file("a").unwrap(), b"second");
+}
+
 #[test]
 fn of_two_machines_with_one_key_only_one_pushes() {
     let bench = Bench::new();

@@ -4,11 +4,14 @@
 //! is ahead of the database (a restored backup, a cloned machine, a lost tail of the
 //! database), or is another than the one made here, nothing may be pushed: a commit number
 //! would be used twice. The same is checked again before each head is put.
+//!
+//! Only a head with this replica's signature proves such a thing. Bytes that are no head
+//! prove a bad line or a bad disk; a head is put over them.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_format::{head_name, object, parse_head_name};
+use larder_format::{FormatError, head_name, object, open_head, parse_head_name};
 use larder_store::{Key, Store};
 use rusqlite::OptionalExtension;
 
@@ -86,6 +89,14 @@ pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Com
             volume,
             &format!("commit {newest} of this machine on the store is not the one made here"),
         ),
+        There::Damaged => {
+            let words = format!(
+                "{name} on {} is damaged. Check the store with `larder verify --stores`",
+                store.address()
+            );
+            shared.warnings.set("heads", words);
+            Compared::Clear
+        }
         There::Same | There::Nothing => Compared::Clear,
     })
 }
@@ -103,6 +114,10 @@ fn refuse(shared: &Shared, volume: &Volume, what: &str) -> Compared {
 enum There {
     Nothing,
     Same,
+    /// What is no head of this replica.
+    Damaged,
+    /// A head that was signed by this replica's key and not made here, or that a newer
+    /// Larder wrote.
     Another,
 }
 
@@ -122,10 +137,15 @@ async fn lies_there(shared: &Shared, volume: &Volume, name: &Key, n: u64) -> Res
             .optional()?;
         Ok(head.flatten())
     })?;
-    Ok(match here {
-        Some(here) if here != there => There::Another,
-        _ => There::Same,
-    })
+    if here.is_none_or(|here| here == there) {
+        return Ok(There::Same);
+    }
+    Ok(
+        match open_head(&volume.keys, &volume.replica.id(), n, &there) {
+            Ok(_) | Err(FormatError::Newer { .. }) => There::Another,
+            Err(_) => There::Damaged,
+        },
+    )
 }
 
 /// Puts the head of commit `n`.
@@ -141,7 +161,9 @@ pub(super) async fn push(
     let name = key(head_name(&volume.replica.id(), n))?;
     match lies_there(shared, volume, &name, n).await? {
         There::Same => Ok(()),
-        There::Nothing => put(shared, &volume.store, &name, Bytes::from(head)).await,
+        There::Nothing | There::Damaged => {
+            put(shared, &volume.store, &name, Bytes::from(head)).await
+        }
         There::Another => {
             refuse(
                 shared,
