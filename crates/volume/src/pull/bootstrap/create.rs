@@ -18,6 +18,7 @@ use rusqlite::Transaction;
 
 use super::super::locate::key;
 use super::join::find_volume;
+use super::slots::note_slots;
 use super::staging::{Staging, random};
 use crate::db::set_meta;
 use crate::names::insert_row;
@@ -79,6 +80,8 @@ pub async fn init_at_cost(
     if let Some(passphrase) = passphrase {
         slots.push(passphrase_slot(&keys, passphrase, cost).await?);
     }
+    let ids: Vec<_> = slots.iter().map(|slot| slot.id).collect();
+    staging.db().write(|tx| note_slots(tx, &ids))?;
     for slot in slots {
         put(&*store, slot_name(&slot.id), slot.bytes).await?;
     }

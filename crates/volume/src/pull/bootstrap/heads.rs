@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use larder_format::{Commit, Head, object, open_head, parse_head_name};
 use larder_model::{ChunkId, ReplicaId};
 use larder_store::ObjectMeta;
+use rusqlite::Connection;
 
 use super::super::request::Fetcher;
 use super::tree::fetch_chunks;
@@ -27,7 +28,7 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// If the store cannot be reached, or no head of any replica can be used though there are
-/// some.
+/// some, or packs: a store that lost its heads must not look like an empty volume.
 pub(super) async fn newest(
     fetcher: &Fetcher,
     db: &Db,
@@ -43,6 +44,13 @@ pub(super) async fn newest(
         if let Some((replica, n)) = parse_head_name(found.key.as_str()) {
             by_replica.entry(replica).or_default().push((n, found));
         }
+    }
+    if by_replica.is_empty() && db.write(|tx| has_packs(tx))? {
+        return Err(VolumeError::State(format!(
+            "{} holds content, but no head that names a commit. If another machine is storing \
+             its first commit there now, wait until it has; otherwise the heads were lost",
+            fetcher.source.store().address()
+        )));
     }
     let replicas = by_replica.len();
     let mut warnings = Vec::new();
@@ -61,6 +69,10 @@ pub(super) async fn newest(
     let (newest, apart) = choose(commits);
     warnings.extend(apart);
     Ok((newest, warnings))
+}
+
+fn has_packs(connection: &Connection) -> Result<bool> {
+    Ok(connection.query_row("SELECT EXISTS(SELECT 1 FROM packs)", [], |row| row.get(0))?)
 }
 
 /// The commit of a replica's highest head that verifies and whose commit is there.

@@ -66,7 +66,7 @@ pub async fn open(
     };
     let wait = settings.read_wait * 4;
     let source = Arc::new(Source::new(store, &settings));
-    let keys = slots::open_keys(&source, volume, &credential, wait).await?;
+    let (keys, slots) = slots::open_keys(&source, volume, &credential, wait).await?;
     let staging = Staging::begin(state_dir)?;
     staging.write_keys(&KeyFile {
         keys: keys.clone(),
@@ -78,6 +78,7 @@ pub async fn open(
         problems: Arc::default(),
     };
     let db = staging.db();
+    db.write(|tx| slots::note_slots(tx, &slots))?;
     let mut warnings = packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
     let (newest, apart) = heads::newest(&fetcher, db, wait).await?;
     warnings.extend(apart);

@@ -19,6 +19,7 @@ mod tree;
 
 pub use create::{InitReport, init, init_at_cost};
 pub use join::{OpenReport, find_volume, open};
+pub(in crate::pull) use slots::noted_slots;
 
 /// What opens a volume.
 #[derive(Clone)]

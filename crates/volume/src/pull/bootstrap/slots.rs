@@ -3,14 +3,40 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use larder_format::{RecoveryKey, SlotError, SlotKind, VolumeKeys, open_slot, slot_kind};
-use larder_model::VolumeId;
+use larder_format::{
+    RecoveryKey, SlotError, SlotKind, VolumeKeys, open_slot, parse_slot_name, slot_kind,
+};
+use larder_model::{SlotId, VolumeId};
+use rusqlite::Connection;
 
 use super::super::source::Source;
 use super::Credential;
+use crate::db::{meta, set_meta};
 use crate::{Result, VolumeError};
 
-/// Opens the slot of the volume that the credential fits.
+/// The ids of the key slots that were on the store when this replica was made.
+const SLOTS: &str = "slots";
+
+/// Notes which key slots are on the store, so that a lost one is missed.
+///
+/// # Errors
+/// Failures of the database.
+pub(super) fn note_slots(connection: &Connection, ids: &[SlotId]) -> Result<()> {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
+    set_meta(connection, SLOTS, &bytes)
+}
+
+/// The key slots that must be on the store, as far as is known.
+///
+/// # Errors
+/// Failures of the database.
+pub(in crate::pull) fn noted_slots(connection: &Connection) -> Result<Vec<SlotId>> {
+    let bytes = meta(connection, SLOTS)?.unwrap_or_default();
+    let (ids, _) = bytes.as_chunks();
+    Ok(ids.iter().copied().map(SlotId).collect())
+}
+
+/// Opens the slot of the volume that the credential fits. Answers the ids of all slots, too.
 ///
 /// # Errors
 /// If none does, or the store cannot be reached.
@@ -19,10 +45,14 @@ pub(super) async fn open_keys(
     volume: VolumeId,
     credential: &Credential,
     wait: Duration,
-) -> Result<VolumeKeys> {
+) -> Result<(VolumeKeys, Vec<SlotId>)> {
     let secret = Arc::new(Secret::of(credential)?);
     let prefix = format!("{}/", larder_format::object::KEYS);
     let slots = source.store().list(&prefix).await?;
+    let ids = slots
+        .iter()
+        .filter_map(|slot| parse_slot_name(slot.key.as_str()))
+        .collect();
     let mut others = Vec::new();
     for slot in &slots {
         let bytes = source.fetch_whole(slot, Instant::now() + wait).await?;
@@ -33,7 +63,7 @@ pub(super) async fn open_keys(
         // Argon2id takes its time on purpose.
         let opening = tokio::task::spawn_blocking(move || trying.open(&bytes));
         match opening.await.map_err(|_| VolumeError::Stopping)? {
-            Ok(keys) if keys.volume() == volume => return Ok(keys),
+            Ok(keys) if keys.volume() == volume => return Ok((keys, ids)),
             Ok(_) | Err(SlotError::WrongCredential | SlotError::OtherCredential) => {}
             Err(error) => others.push(format!("{}: {error}", slot.key)),
         }

@@ -3,8 +3,9 @@
 //! `here` reads what is in the cache and compares it with the hashes of its chunks. Clean
 //! content that rotted is taken out of the cache and fetched anew; of content that is not
 //! stored yet no hash is known. `stored` reads the objects of the store: each must be what
-//! its name, its seal and its hashes say, and every pack that the database knows must be
-//! there with every chunk in its place.
+//! its name, its seal and its hashes say; every pack that the database knows must be there
+//! with every chunk in its place, and so must the header, the key slots, and this replica's
+//! indexes and newest head.
 //!
 //! What could not be looked at is unknown, not damaged and not well.
 

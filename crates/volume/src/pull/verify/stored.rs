@@ -1,22 +1,23 @@
 //! The objects of the store, each read whole.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use larder_format::{
-    PackEntry, PackKind, decode_index, decode_volume_header, object, object_hash, open_chunk,
-    open_head, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name, read_pack,
-    slot_kind,
+    PackEntry, PackKind, decode_index, decode_volume_header, head_name, index_name, object,
+    object_hash, open_chunk, open_head, parse_head_name, parse_index_name, parse_pack_name,
+    parse_slot_name, read_pack, slot_kind, slot_name,
 };
-use larder_model::{ChunkId, Extent, PackId};
+use larder_model::{ChunkId, Extent, IndexId, PackId};
 use larder_store::ObjectMeta;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{Finding, VerifyReport};
 use crate::progress::{Progress, Report, Unit};
+use crate::pull::bootstrap::noted_slots;
 use crate::pull::failure::Failure;
 use crate::pull::locate::locate;
 use crate::pull::walk::content_of;
@@ -49,6 +50,8 @@ pub(super) async fn verify(
     let (mut verified, wanted) = looking.await.ok_or(VolumeError::Stopping)??;
     let counting = work(&weak, |volume| volume.db.read(known_packs));
     let known = Arc::new(counting.await.ok_or(VolumeError::Stopping)??);
+    let expecting = || work(&weak, |volume| volume.expected());
+    let expected = expecting().await.ok_or(VolumeError::Stopping)??;
 
     let objects = volume.store.list("").await?;
     let listed: BTreeMap<&str, u64> = objects
@@ -71,9 +74,14 @@ pub(super) async fn verify(
             Some(_) => None,
         });
     }
-    if all && !listed.contains_key(object::VOLUME) {
-        let finding = Finding::of(object::VOLUME, "the volume's header is not on the store");
-        verified.missing.push(finding);
+    if all {
+        // What was there before the list and is no longer needed after it may have gone.
+        let still = expecting().await.ok_or(VolumeError::Stopping)??;
+        let lost = expected
+            .into_iter()
+            .filter(|name| still.contains(name) && !listed.contains_key(name.as_str()));
+        let finding = |name: String| Finding::of(name, "it is not on the store");
+        verified.missing.extend(lost.map(finding));
     }
     let chosen: Vec<_> = objects
         .iter()
@@ -190,6 +198,31 @@ impl Volume {
             }
         }
         Ok((verified, packs))
+    }
+
+    /// The names of objects besides packs that must be on the store: the volume's header,
+    /// its key slots, and the indexes and the newest head of this replica.
+    fn expected(&self) -> Result<BTreeSet<String>> {
+        let (slots, indexes, head) = self.db.read(|connection| {
+            let mut indexes =
+                connection.prepare_cached("SELECT id FROM indexes WHERE replaced IS NULL")?;
+            let indexes: Vec<Vec<u8>> = indexes
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let head: Option<i64> =
+                connection.query_row("SELECT max(n) FROM commits WHERE acked = 1", [], |row| {
+                    row.get(0)
+                })?;
+            Ok((noted_slots(connection)?, indexes, head))
+        })?;
+        let slots = slots.iter().map(slot_name);
+        let indexes = indexes
+            .iter()
+            .filter_map(|id| IndexId::from_slice(id))
+            .map(|id| index_name(&id));
+        let head = head.map(|n| head_name(&self.replica.id(), n as u64));
+        let header = object::VOLUME.to_owned();
+        Ok(slots.chain(indexes).chain(head).chain([header]).collect())
     }
 
     /// # Errors
