@@ -59,6 +59,8 @@ impl Volume {
                 Outcome::Kept(words) => stashed.kept.push((self.name_of(ino), words)),
                 Outcome::Nothing => {}
             }
+            // A look opens the file's cache file.
+            self.trim_lives();
             report(Progress {
                 phase: "stashing".to_owned(),
                 done: done as u64 + 1,

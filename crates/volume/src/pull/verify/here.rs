@@ -41,7 +41,13 @@ pub(super) async fn verify(
     let total: u64 = here.iter().map(|(_, bytes)| bytes).sum();
     let mut verified = VerifyReport::default();
     for (ino, _) in here {
-        let looked = work(volume, move |volume| volume.verify_file(ino)).await;
+        let looked = work(volume, move |volume| {
+            let looked = volume.verify_file(ino);
+            // A look opens the file's cache file.
+            volume.trim_lives();
+            looked
+        })
+        .await;
         verified.add(looked.ok_or(VolumeError::Stopping)??);
         report(Progress {
             phase: "verifying what is here".to_owned(),
