@@ -221,7 +221,7 @@ impl Adoption<'_> {
     fn flush(&mut self) -> Result<()> {
         let batch = std::mem::take(&mut self.batch);
         let mut taken: Vec<(&Candidate, Attr, Option<Ino>)> = Vec::new();
-        let mut done: Vec<&Candidate> = Vec::new();
+        let mut done: Vec<(&Candidate, Ino)> = Vec::new();
         for candidate in &batch {
             match self.prepare(candidate)? {
                 Prepared::New(attr) => taken.push((candidate, attr, None)),
@@ -229,7 +229,7 @@ impl Adoption<'_> {
                     let attr = attr_of(ino, Kind::File, &candidate.meta);
                     taken.push((candidate, attr, Some(ino)));
                 }
-                Prepared::Done => done.push(candidate),
+                Prepared::Done(ino) => done.push((candidate, ino)),
                 Prepared::Left => {}
             }
         }
@@ -251,6 +251,11 @@ impl Adoption<'_> {
                 self.report.bytes += attr.size;
             }
         }
+        for (candidate, ino) in &done {
+            // The run that took it in may have died before it got to these.
+            copy_xattrs(self.volume, &candidate.source, *ino);
+        }
+        let done = done.into_iter().map(|(candidate, _)| candidate);
         for candidate in taken.iter().map(|(candidate, ..)| *candidate).chain(done) {
             remove_source(&candidate.source)?;
         }
@@ -272,7 +277,7 @@ impl Adoption<'_> {
             let cached = std::fs::metadata(volume.cache.path(there.ino));
             let same = cached.is_ok_and(|meta| (meta.dev(), meta.ino()) == key);
             if same {
-                return Ok(Prepared::Done);
+                return Ok(Prepared::Done(there.ino));
             }
             self.leave(&candidate.source, "the volume has a file of this name");
             return Ok(Prepared::Left);
@@ -350,8 +355,8 @@ enum Prepared {
     New(Attr),
     /// It is one more name of a node of this adoption.
     MoreNamesOf(Ino),
-    /// An earlier run took it in: only its old name is left.
-    Done,
+    /// An earlier run took it in as this node: only its old name is left.
+    Done(Ino),
     /// It stays where it is.
     Left,
 }
