@@ -234,7 +234,12 @@ impl Service {
     }
 
     fn meaning(&self, error: &opendal::Error) -> (ErrorKind, String) {
-        let said = reason(error.message());
+        let said = match status(error) {
+            Some(status) if error.message().trim().is_empty() => {
+                format!("the service answers with status {status} and says no more")
+            }
+            _ => reason(error.message()),
+        };
         match (error.kind(), status(error)) {
             (_, Some(507 | 413)) => (ErrorKind::Full, format!("the store is full ({said})")),
             (Trouble::PermissionDenied, _) | (_, Some(401 | 403)) => (
