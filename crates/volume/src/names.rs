@@ -18,6 +18,7 @@ const SET_GID: u32 = 0o2000;
 const INOS_RESERVED: u64 = 65_536;
 /// More than the operations that can be between `reserve` and `take` at once.
 const INOS_SLACK: u64 = 4096;
+const DEPTH_MAX: usize = 65_536;
 const LINKS_MAX: u32 = 65_000;
 
 /// Who asks.
@@ -681,6 +682,7 @@ pub(crate) fn path_of(connection: &Connection, ino: Ino) -> Result<Option<Vec<u8
             return Ok(None);
         };
         names.push(name);
+        refuse_too_deep(names.len())?;
         at = parent as u64;
     }
     names.reverse();
@@ -832,9 +834,24 @@ fn parent_of(connection: &Connection, ino: Ino) -> Result<Ino> {
     Ok(parent.map_or(ROOT, |parent| parent as u64))
 }
 
+/// No tree is so deep: the database's directories go round in a circle.
+fn refuse_too_deep(depth: usize) -> Result<()> {
+    if depth <= DEPTH_MAX {
+        return Ok(());
+    }
+    Err(VolumeError::Damaged(
+        "the database's directories go round in a circle; `larder doctor` says what to do"
+            .to_owned(),
+    ))
+}
+
 fn refuse_below_itself(connection: &Connection, moved: Ino, new_parent: Ino) -> Result<()> {
     let mut at = new_parent;
-    while at != ROOT {
+    for depth in 0.. {
+        if at == ROOT {
+            break;
+        }
+        refuse_too_deep(depth)?;
         if at == moved {
             return Err(VolumeError::Invalid(
                 "a directory cannot be moved below itself",
