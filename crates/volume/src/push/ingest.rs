@@ -169,7 +169,7 @@ impl Ingest {
             if shared.is_stopping() {
                 return Duration::ZERO;
             }
-            match self.take_in(volume, ino) {
+            match self.take_in(volume, ino, &rules) {
                 Ok(did) => moved_on |= did,
                 Err(Failure::Stopping) => return Duration::ZERO,
                 Err(Failure::Other(error)) => note_failure(volume, ino, &error),
@@ -216,7 +216,17 @@ impl Ingest {
 
     /// Cuts one file and packs what is not stored of it. Answers whether there is less to
     /// do now; if not, the file is being written at this moment.
-    fn take_in(&mut self, volume: &Arc<Volume>, ino: Ino) -> Result<bool, Failure> {
+    fn take_in(
+        &mut self,
+        volume: &Arc<Volume>,
+        ino: Ino,
+        rules: &SettleRules,
+    ) -> Result<bool, Failure> {
+        // Files before it may have taken a while: it may have been opened or written since,
+        // and so, a moment later, once more.
+        if !volume.is_settle_due(ino, rules) {
+            return Ok(true);
+        }
         if volume.push.rules.keeps_local(volume, ino)? {
             volume.live.set_aside(ino, Some(Aside::Local));
             return Ok(true);
@@ -226,6 +236,9 @@ impl Ingest {
             attempts.changed(ino);
             return Ok(false);
         };
+        if settling.open && !volume.is_settle_due(ino, rules) {
+            return Ok(true);
+        }
         if settling.open && attempts.has_stored(ino, settling.stamp()) {
             volume.live.set_aside(ino, Some(Aside::Stored));
             return Ok(true);

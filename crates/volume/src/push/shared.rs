@@ -209,7 +209,7 @@ impl Shared {
 
     /// Whether a writer waits for room, or did a moment ago.
     pub(super) fn is_pressed(&self) -> bool {
-        self.pressed_until_ms.load(Ordering::SeqCst) >= self.now().as_millis() as u64
+        self.pressed_until_ms.load(Ordering::SeqCst) > self.now().as_millis() as u64
     }
 
     /// From now on, for as long as the answer lives, nothing waits for company.

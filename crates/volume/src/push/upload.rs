@@ -14,7 +14,7 @@ use larder_store::{Key, Store};
 
 use super::outbox::{Cut, Number};
 use super::shared::Shared;
-use crate::live::{Aside, Settled};
+use crate::live::Settled;
 use crate::{Result, Volume, VolumeError};
 
 /// A sealed pack, with its number in the outbox.
@@ -180,13 +180,15 @@ pub(super) fn finish(volume: &Volume, cut: &Cut) {
     let ino = cut.settling.ino;
     let settled = volume.finish_settle(&cut.settling, &cut.content, &cut.extents);
     let attempts = &volume.push.attempts;
-    let aside = matches!(settled, Ok(Settled::StillOpen)).then_some(Aside::Stored);
-    volume.live.set_aside(ino, aside);
     match settled {
         Ok(Settled::Clean | Settled::Gone) | Err(VolumeError::NoEntry) => attempts.settled(ino),
         Ok(Settled::StillOpen) => attempts.stored_open(ino, cut.settling.stamp()),
-        Ok(Settled::ChangedMeanwhile) => attempts.changed(ino),
+        Ok(Settled::ChangedMeanwhile) => {
+            attempts.changed(ino);
+            volume.live.set_aside(ino, None);
+        }
         Err(error) => {
+            volume.live.set_aside(ino, None);
             tracing::warn!(ino, %error, "a stored file could not be noted as such");
         }
     }
