@@ -16,7 +16,7 @@ use std::sync::Arc;
 use larder_model::Kind;
 use rustix::fs::{FallocateFlags, SeekFrom};
 
-use crate::live::{Held, Here, Piece, cut, make_local, pieces_in};
+use crate::live::{Held, Here, Piece, make_local, pieces_in};
 use crate::node::{self, Attr, SetAttr, TimeSet};
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -69,15 +69,26 @@ impl Volume {
         if access.truncate {
             self.set_size(ino, 0, true)?;
         }
+        if access.write && access.direct {
+            self.sync_ahead(ino)?;
+        }
         let opened = self.hold(ino, |held| {
-            let direct = access.direct && (!access.write || self.has_room_to_write());
+            // All handles of a file go the same way: once one has the file itself, all do.
+            let direct =
+                access.direct && (!access.write || held.direct > 0 || self.has_room_to_write());
             let backing = match held.here {
                 Here::Whole if direct => Some(held.file()?),
                 Here::Whole | Here::Away | Here::Part { .. } => None,
             };
-            if access.write && backing.is_some() {
+            let direct = held.direct > 0 || backing.is_some();
+            let writers = held.writers > 0 || access.write;
+            if direct && writers {
                 // What is written past this process is not seen when it happens.
                 held.mark_dirty()?;
+                held.writes += 1;
+            }
+            if access.write {
+                held.observe()?;
             }
             held.opens += 1;
             held.direct += u32::from(backing.is_some());
@@ -85,7 +96,6 @@ impl Volume {
                 held.writers += 1;
                 held.times_told += u32::from(access.tells_times);
                 if held.dirty {
-                    held.observe()?;
                     held.note_dirty();
                 }
             }
@@ -103,6 +113,10 @@ impl Volume {
     /// If sizes and times cannot be noted.
     pub fn close(&self, ino: Ino, access: Access) -> Result<()> {
         let closed = self.hold(ino, |held| {
+            if access.write && held.direct > 0 {
+                // Two writes within a tick of the clock look like one.
+                held.writes += 1;
+            }
             held.opens = held.opens.saturating_sub(1);
             if held.opens == 0 {
                 held.direct = 0;
@@ -238,10 +252,25 @@ impl Volume {
 
     fn write_held(&self, held: &mut Held<'_>, range: &Range<u64>, data: &[u8]) -> Result<usize> {
         let file = held.file()?;
-        file.write_all_at(data, range.start)
-            .map_err(|error| VolumeError::io("the cache", error))?;
-        let size = held.size.max(range.end);
-        self.note_write(held, size);
+        let before = held.size;
+        if range.end > before {
+            held.trim_tail()?;
+        }
+        // The bytes first, then the map: until they are there, what is away stays away.
+        let written = file
+            .write_all_at(data, range.start)
+            .map_err(|error| VolumeError::io("the cache", error))
+            .and_then(|()| held.claim(range));
+        if let Err(error) = written {
+            if range.end > before && held.direct == 0 {
+                // If this fails, too, the tail is cut off before the file grows again.
+                let _ = file.set_len(before);
+            }
+            held.writes += 1;
+            held.unsynced = true;
+            return Err(error);
+        }
+        self.note_write(held, before.max(range.end));
         Ok(data.len())
     }
 
@@ -254,16 +283,20 @@ impl Volume {
     }
 
     /// Makes `range` ready to be changed, whatever is away or clean, and changes it by
-    /// `act` under the node's lock.
+    /// `act` under the node's lock. A piece that is away, and that lies in `range` as a
+    /// whole, is still away then: once its new bytes are there, `act` claims it.
     fn edit<T>(
         &self,
         ino: Ino,
         range: &Range<u64>,
         mut act: impl FnMut(&mut Held<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut tracked = false;
+        let (mut tracked, mut synced) = (false, false);
         loop {
             let step = self.hold(ino, |held| {
+                if held.must_sync() && !synced {
+                    return Ok(Step::Sync);
+                }
                 if held.may_track() && !tracked {
                     return Ok(Step::Track);
                 }
@@ -277,20 +310,18 @@ impl Volume {
                     return Ok(Step::Fetch(cut));
                 }
                 held.mark_dirty()?;
-                if !held.is_local(range) {
-                    held.sync_fills()?;
-                    let size = held.size;
-                    held.change_map(range, |map| {
-                        make_local(map, size, range);
-                    })?;
-                }
+                held.take_over(range)?;
                 act(held).map(Step::Done)
             })?;
             match step {
                 Step::Done(value) => return Ok(value),
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
-                Step::Begin => self.begin_empty(ino)?,
+                Step::Begin => self.begin_empty(ino, Emptied::Is)?,
+                Step::Sync => {
+                    self.sync_ahead(ino)?;
+                    synced = true;
+                }
                 Step::Track => {
                     self.track(ino)?;
                     tracked = true;
@@ -299,16 +330,18 @@ impl Volume {
         }
     }
 
-    /// Gives an empty file that has none its cache file.
-    fn begin_empty(&self, ino: Ino) -> Result<()> {
+    /// Gives a file that is away an empty cache file, if it is empty, or is to be.
+    fn begin_empty(&self, ino: Ino, emptied: Emptied) -> Result<()> {
         self.hold(ino, |held| {
-            if !matches!(held.here, Here::Away) || held.size > 0 {
+            let is_empty = held.size == 0;
+            if !matches!(held.here, Here::Away) || (!is_empty && emptied == Emptied::Is) {
                 return Ok(());
             }
-            let file = held.file()?;
-            file.set_len(0)
-                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-            held.begin_whole()
+            held.begin_empty()?;
+            if !is_empty {
+                self.note_write(held, 0);
+            }
+            Ok(())
         })
     }
 
@@ -378,9 +411,13 @@ impl Volume {
         if size > SIZE_MAX {
             return Err(VolumeError::TooLarge("the file"));
         }
+        let mut synced = false;
         loop {
             let step = self.hold(ino, |held| {
                 held.observe()?;
+                if size != held.size && held.must_sync() && !synced {
+                    return Ok(Step::Sync);
+                }
                 match &held.here {
                     Here::Away if size == 0 => return Ok(Step::Begin),
                     Here::Away => return Ok(Step::Map),
@@ -397,45 +434,21 @@ impl Volume {
                 Step::Done(()) => return Ok(()),
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
-                Step::Begin => self.begin_truncated(ino)?,
+                Step::Begin => self.begin_empty(ino, Emptied::Becomes)?,
+                Step::Sync => {
+                    self.sync_ahead(ino)?;
+                    synced = true;
+                }
                 Step::Track => {}
             }
         }
-    }
-
-    /// Makes a file that is away an empty one that is here.
-    fn begin_truncated(&self, ino: Ino) -> Result<()> {
-        self.hold(ino, |held| {
-            if !matches!(held.here, Here::Away) {
-                return Ok(());
-            }
-            let file = held.file()?;
-            file.set_len(0)
-                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-            let changed = held.size > 0;
-            held.begin_whole()?;
-            if changed {
-                held.mark_dirty()?;
-                self.note_write(held, 0);
-            }
-            Ok(())
-        })
     }
 
     fn resize_held(&self, held: &mut Held<'_>, size: u64, touch: bool) -> Result<()> {
         let before = held.size;
         if size != before {
             held.mark_dirty()?;
-            held.sync_fills()?;
-            match size < before {
-                true => held.change_map(&(size..before), |map| cut(map, size))?,
-                false => held.change_map(&(before..size), |map| {
-                    make_local(map, before, &(before..size));
-                })?,
-            }
-            let file = held.file()?;
-            file.set_len(size)
-                .map_err(|error| VolumeError::io("the cache", error))?;
+            held.resize(size)?;
             self.note_write(held, size);
         } else if touch {
             held.note_times(node::now());
@@ -460,30 +473,61 @@ impl Volume {
         }
         let asked = self.range_to_write(off, len)?;
         let keeps_size = flags.contains(FallocateFlags::KEEP_SIZE);
-        if flags.is_empty() || flags == FallocateFlags::KEEP_SIZE {
+        if !flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
             self.throttle_write(ino, &asked)?;
+            return self.allocate(ino, &asked, keeps_size);
         }
         let size = self.hold(ino, |held| {
             held.observe()?;
             Ok(held.size)
         })?;
-        let changed = if keeps_size {
-            asked.start.min(size)..asked.end.min(size)
-        } else {
-            asked.clone()
+        let changed = match keeps_size {
+            true => asked.start.min(size)..asked.end.min(size),
+            false => asked,
         };
+        if changed.is_empty() {
+            return Ok(());
+        }
         self.edit(ino, &changed, |held| {
-            let file = held.file()?;
-            rustix::fs::fallocate(&file, flags, off, len)
+            let size = held.size.max(changed.end);
+            held.trim_tail()?;
+            rustix::fs::fallocate(held.file()?, flags, off, len)
                 .map_err(|error| VolumeError::io("the cache", error.into()))?;
-            let size = if keeps_size {
-                held.size
-            } else {
-                held.size.max(asked.end)
-            };
+            held.claim(&changed)?;
             self.note_write(held, size);
             held.refresh_seen()
         })
+    }
+
+    /// Reserves room on the disk, as far as the content is here, and makes the file longer
+    /// if it `range` ends behind it. No byte of the content changes.
+    fn allocate(&self, ino: Ino, range: &Range<u64>, keeps_size: bool) -> Result<()> {
+        loop {
+            let step = self.hold(ino, |held| {
+                held.observe()?;
+                let grows = !keeps_size && range.end > held.size;
+                let start = match &held.here {
+                    Here::Away if held.size == 0 => return Ok(Step::Begin),
+                    Here::Away if grows => return Ok(Step::Map),
+                    Here::Away => return Ok(Step::Done(())),
+                    Here::Part { .. } => range.start.max(held.size),
+                    Here::Whole => range.start,
+                };
+                if start < range.end {
+                    let room = FallocateFlags::KEEP_SIZE;
+                    rustix::fs::fallocate(held.file()?, room, start, range.end - start)
+                        .map_err(|error| VolumeError::io("the cache", error.into()))?;
+                }
+                let size = if grows { range.end } else { held.size };
+                self.resize_held(held, size, true).map(Step::Done)
+            })?;
+            match step {
+                Step::Done(()) => return Ok(()),
+                Step::Map => self.materialise(ino)?,
+                Step::Begin => self.begin_empty(ino, Emptied::Is)?,
+                Step::Fetch(_) | Step::Sync | Step::Track => {}
+            }
+        }
     }
 
     /// The next data or hole at or behind `off`.
@@ -603,13 +647,25 @@ impl Volume {
             if held.direct > 0 {
                 return Ok(0);
             }
-            held.begin_map(range.start);
-            held.change_map(&range, |map| put_pieces(map, &range, pieces))?;
+            let before = held.size;
+            let size = before.max(range.end);
+            let file = held.file()?;
+            let resize = |len| {
+                file.set_len(len)
+                    .map_err(|error| VolumeError::io("the cache", error))
+            };
+            if size > before {
+                // Whether the file can be as long is better known before the map says so.
+                resize(size)?;
+                resize(before)?;
+            }
+            held.begin_map();
+            held.change_map(&range, |map| {
+                make_local(map, before, &range);
+                put_pieces(map, &range, pieces);
+            })?;
             // The map first: were it lost, zeros would be taken for the content.
-            let size = held.size.max(range.end);
-            held.file()?
-                .set_len(size)
-                .map_err(|error| VolumeError::io("the cache", error))?;
+            resize(size)?;
             self.note_write(held, size);
             held.refresh_seen()?;
             Ok(total)
@@ -711,6 +767,15 @@ impl Volume {
     }
 }
 
+/// Which files get an empty cache file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Emptied {
+    /// Those that are empty.
+    Is,
+    /// All: they become empty.
+    Becomes,
+}
+
 /// What an edit needs next.
 enum Step<T> {
     Done(T),
@@ -720,6 +785,8 @@ enum Step<T> {
     Fetch(Range<u64>),
     /// A cache file for a file without content.
     Begin,
+    /// What came to be synced.
+    Sync,
     /// The map of what is stored of a whole file.
     Track,
 }

@@ -245,8 +245,10 @@ pub(crate) struct State {
     pub(crate) writes: u64,
     /// Whether bytes were written since the last sync.
     pub(crate) unsynced: bool,
-    /// Whether fetched bytes may not have reached the disk.
-    pub(crate) filled: bool,
+    /// How often bytes came that need not have reached the disk, and up to which time they
+    /// have.
+    fills: u64,
+    fills_synced: u64,
     /// The cache file as it was when last looked at.
     pub(crate) seen: Option<Fingerprint>,
     /// How many handles have the cache file itself.
@@ -641,7 +643,8 @@ impl State {
             pending: None,
             writes: 0,
             unsynced: false,
-            filled: false,
+            fills: 0,
+            fills_synced: 0,
             seen: None,
             direct: 0,
             times_told: 0,
@@ -757,6 +760,22 @@ pub(crate) fn make_local(map: &mut Map, size: u64, range: &Range<u64>) -> bool {
     true
 }
 
+/// Whether a piece is here, but its bytes are not the file's own.
+fn is_others(piece: Piece) -> bool {
+    piece.is_here() && piece != Piece::Local
+}
+
+/// Makes the pieces of `range` that are here local, each as a whole.
+fn make_here_local(map: &mut Map, range: &Range<u64>) {
+    let here: Vec<_> = pieces_in(map, range)
+        .filter(|(.., piece)| is_others(*piece))
+        .map(|(off, len, _)| off..off + len)
+        .collect();
+    for piece in here {
+        make_local(map, u64::MAX, &piece);
+    }
+}
+
 /// Cuts the map at `size`; a piece that is cut becomes local.
 pub(crate) fn cut(map: &mut Map, size: u64) {
     map.split_off(&size);
@@ -862,39 +881,63 @@ impl Held<'_> {
     }
 
     /// Marks the file dirty before its first change. Durable, if a stored version exists
-    /// whose bytes are about to be overwritten in place.
+    /// whose bytes are about to be overwritten in place. The database has all of the working
+    /// map from here on.
     pub(crate) fn mark_dirty(&mut self) -> Result<()> {
         if self.dirty {
             return Ok(());
         }
-        let (ino, generation) = (self.ino, next_generation(self.generation));
-        let change = |tx: &Transaction<'_>| {
-            tx.prepare_cached(
-                "UPDATE cached SET dirty = 1, generation = ?2, since = ?3 WHERE ino = ?1",
-            )?
-            .execute((ino as i64, generation as i64, node::now().0))?;
-            Ok(())
-        };
         if self.has_content {
             self.sync_fills()?;
-            self.volume.db.write_synced(change)?;
-        } else {
-            self.volume.db.write(change)?;
         }
-        self.generation = generation;
-        self.dirty = true;
+        let whole = matches!(self.here, Here::Whole);
+        self.begin_generation(whole)?;
+        if let Here::Part { stored, .. } = &mut self.here {
+            *stored = true;
+        }
         self.note_dirty();
         self.refresh_seen()
     }
 
+    fn begin_generation(&mut self, whole: bool) -> Result<()> {
+        let volume = self.volume;
+        let (ino, generation) = (self.ino, next_generation(self.generation));
+        let epoch = volume.live.fill_epoch.load(Ordering::SeqCst);
+        let unstored = matches!(self.here, Here::Part { stored: false, .. });
+        let change = |tx: &Transaction<'_>| {
+            upsert_cached(tx, ino as i64, whole, true, generation, epoch)?;
+            if unstored {
+                store_map(tx, ino, &self.here)?;
+            }
+            Ok(())
+        };
+        match self.has_content {
+            true => volume.db.write_synced(change)?,
+            false => volume.db.write(change)?,
+        }
+        self.generation = generation;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Whether bytes came that need not have reached the disk, and that must before the
+    /// file's first change: better to sync them first, without the lock
+    /// ([`Volume::sync_ahead`]).
+    pub(crate) fn must_sync(&self) -> bool {
+        !self.dirty
+            && self.has_content
+            && self.fills > self.fills_synced
+            && !matches!(self.here, Here::Away)
+    }
+
     /// Makes fetched bytes survive a power cut, before they count as the user's own: zeros
     /// in their place would be taken for a change.
-    pub(crate) fn sync_fills(&mut self) -> Result<()> {
-        if self.filled && !matches!(self.here, Here::Away) {
+    fn sync_fills(&mut self) -> Result<()> {
+        if self.fills > self.fills_synced && !matches!(self.here, Here::Away) {
             self.file()?
                 .sync_data()
                 .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))?;
-            self.filled = false;
+            self.fills_synced = self.fills;
         }
         Ok(())
     }
@@ -930,7 +973,11 @@ impl Held<'_> {
             ))?;
             tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
                 .execute((ino as i64, bytes as i64))?;
-            Ok(())
+            // What is dirty is noted when it is stored.
+            match self.dirty {
+                true => Ok(()),
+                false => self.volume.mark_changed(tx, ino),
+            }
         })?;
         self.volume.live.count_here(self.bytes, bytes);
         self.bytes = bytes;
@@ -938,42 +985,103 @@ impl Held<'_> {
         Ok(())
     }
 
-    /// Writes the working map to the database as it is: replaces all rows of the file.
-    pub(crate) fn store_map(&mut self, tx: &Transaction<'_>) -> Result<()> {
-        let ino = self.ino as i64;
-        tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
-            .execute([ino])?;
-        if let Here::Part { map, .. } = &self.here {
-            for (&off, &(len, piece)) in map {
-                insert_piece(tx, ino, off, len, piece)?;
-            }
+    /// Gives a file that is away an empty cache file. If it was not empty it is dirty by
+    /// that, in the same transaction.
+    pub(crate) fn begin_empty(&mut self) -> Result<()> {
+        let (volume, ino) = (self.volume, self.ino);
+        self.file()?
+            .set_len(0)
+            .map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
+        if self.size > 0 {
+            self.begin_generation(true)?;
+        } else {
+            let (dirty, generation) = (self.dirty, self.generation);
+            let epoch = volume.live.fill_epoch.load(Ordering::SeqCst);
+            volume
+                .db
+                .write(|tx| upsert_cached(tx, ino as i64, true, dirty, generation, epoch))?;
         }
-        Ok(())
-    }
-
-    /// A file that is whole from now on: one that was away and is empty now.
-    pub(crate) fn begin_whole(&mut self) -> Result<()> {
-        let (ino, dirty, generation) = (self.ino as i64, self.dirty, self.generation);
-        let epoch = self.volume.live.fill_epoch.load(Ordering::SeqCst);
-        self.volume
-            .db
-            .write(|tx| upsert_cached(tx, ino, true, dirty, generation, epoch))?;
         self.size = 0;
         self.here = Here::Whole;
         self.refresh_seen()
     }
 
-    /// Gives a whole file a working map, all local and at least `size` long; the database
-    /// has it with the next change.
-    pub(crate) fn begin_map(&mut self, size: u64) {
+    /// Gives a whole file a working map, all local; the database has it with the next
+    /// change.
+    pub(crate) fn begin_map(&mut self) {
         if matches!(self.here, Here::Whole) {
-            let len = self.size.max(size);
-            let map = match len {
+            let map = match self.size {
                 0 => Map::new(),
                 len => Map::from([(0, (len, Piece::Local))]),
             };
             self.here = Here::part(map, false);
         }
+    }
+
+    /// Makes what is here of `range` local, before it is changed: its bytes are the stored
+    /// ones still, so a crash from here on loses none. What is away stays so.
+    pub(crate) fn take_over(&mut self, range: &Range<u64>) -> Result<()> {
+        let Here::Part { map, .. } = &self.here else {
+            return Ok(());
+        };
+        if !pieces_in(map, range).any(|(.., piece)| is_others(piece)) {
+            return Ok(());
+        }
+        self.sync_fills()?;
+        self.change_map(range, |map| make_here_local(map, range))
+    }
+
+    /// Makes all of `range` local, now that its bytes are in the cache file.
+    pub(crate) fn claim(&mut self, range: &Range<u64>) -> Result<()> {
+        if self.is_local(range) {
+            return Ok(());
+        }
+        let size = self.size;
+        self.change_map(range, |map| {
+            make_local(map, size, range);
+        })
+    }
+
+    /// Cuts off what a failed write left behind the end, before the file grows past it. Of
+    /// a whole file the cache file is the truth.
+    pub(crate) fn trim_tail(&mut self) -> Result<()> {
+        if !matches!(self.here, Here::Part { .. }) {
+            return Ok(());
+        }
+        let (file, size) = (self.file()?, self.size);
+        file.metadata()
+            .and_then(|meta| match meta.len() > size {
+                true => file.set_len(size),
+                false => Ok(()),
+            })
+            .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))
+    }
+
+    /// Changes the size of a dirty file.
+    pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
+        let before = self.size;
+        let path = self.volume.cache.path(self.ino);
+        let failed = |error| VolumeError::io(&path, error);
+        let file = self.file()?;
+        if size < before {
+            // The map first: it must never say more than the file has.
+            self.sync_fills()?;
+            self.change_map(&(size..before), |map| cut(map, size))?;
+            if matches!(self.here, Here::Part { .. }) {
+                self.size = size;
+            }
+            return file.set_len(size).map_err(failed);
+        }
+        self.trim_tail()?;
+        file.set_len(size).map_err(failed)?;
+        let grown = self.change_map(&(before..size), |map| {
+            make_local(map, before, &(before..size));
+        });
+        if grown.is_err() {
+            // If this fails, too, the tail is cut off before the file grows again.
+            let _ = file.set_len(before);
+        }
+        grown
     }
 
     /// Gives a clean, whole file, that nobody writes past this process, the working map of
@@ -1039,9 +1147,7 @@ impl Held<'_> {
             } else if *stored {
                 replace_pieces(tx, ino, &before, &after)?;
             } else {
-                for (&off, &(len, piece)) in &*map {
-                    insert_piece(tx, ino, off, len, piece)?;
-                }
+                insert_map(tx, ino, map)?;
             }
             Ok(())
         });
@@ -1111,7 +1217,9 @@ fn upsert_cached(
     tx.prepare_cached(
         "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
          VALUES(?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)
-         ON CONFLICT(ino) DO UPDATE SET whole = excluded.whole, epoch = excluded.epoch",
+         ON CONFLICT(ino) DO UPDATE SET
+             since = iif(dirty = 1, since, excluded.since), whole = excluded.whole,
+             dirty = excluded.dirty, generation = excluded.generation, epoch = excluded.epoch",
     )?
     .execute((
         ino,
@@ -1122,6 +1230,23 @@ fn upsert_cached(
         epoch as i64,
         now / 1_000_000_000,
     ))?;
+    Ok(())
+}
+
+/// Writes the working map to the database as it is: replaces all rows of the file.
+fn store_map(tx: &Transaction<'_>, ino: Ino, here: &Here) -> Result<()> {
+    match here {
+        Here::Part { map, .. } => insert_map(tx, ino as i64, map),
+        Here::Whole | Here::Away => insert_map(tx, ino as i64, &Map::new()),
+    }
+}
+
+fn insert_map(tx: &Transaction<'_>, ino: i64, map: &Map) -> Result<()> {
+    tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
+        .execute([ino])?;
+    for (&off, &(len, piece)) in map {
+        insert_piece(tx, ino, off, len, piece)?;
+    }
     Ok(())
 }
 
@@ -1180,6 +1305,14 @@ fn load_map(connection: &Connection, ino: Ino) -> Result<Map> {
     Ok(map)
 }
 
+/// Where a map ends whose pieces lie one behind the other from 0; `None` if they do not.
+fn end_of(map: &Map) -> Option<u64> {
+    map.iter().try_fold(0u64, |end, (&off, &(len, _))| {
+        let next = off.checked_add(len)?;
+        (off == end && len > 0 && next <= i64::MAX as u64).then_some(next)
+    })
+}
+
 fn load_state(connection: &Connection, ino: Ino) -> Result<State> {
     let row = connection
         .prepare_cached(
@@ -1205,26 +1338,28 @@ fn load_state(connection: &Connection, ino: Ino) -> Result<State> {
         Kind::Directory => return Err(VolumeError::IsDirectory),
         _ => return Err(VolumeError::Invalid("it is not a regular file")),
     }
-    let here = match whole {
-        None => Here::Away,
-        Some(true) => Here::Whole,
-        Some(false) => Here::part(load_map(connection, ino)?, true),
+    let (here, mapped) = match whole {
+        None => (Here::Away, size),
+        Some(true) => (Here::Whole, size),
+        Some(false) => {
+            let map = load_map(connection, ino)?;
+            let end = end_of(&map).ok_or_else(|| {
+                VolumeError::Damaged("the database's map of a file is damaged".to_owned())
+            })?;
+            (Here::part(map, true), end)
+        }
     };
     // What was written behind the end may not be in `nodes` yet, but its piece is here.
-    let size = match &here {
-        Here::Part { map, .. } if dirty => map
-            .last_key_value()
-            .map_or(0, |(&off, &(len, _))| off + len),
-        _ => size,
-    };
+    let pending = (dirty && mapped != size).then_some(Pending { time: None });
     Ok(State {
         here,
         dirty,
         has_content,
         generation,
-        size,
+        size: if dirty { mapped } else { size },
+        pending,
         bytes,
-        filled: has_content,
+        fills: u64::from(has_content),
         ..State::empty()
     })
 }
@@ -1454,6 +1589,26 @@ impl Volume {
         Ok((content, extents))
     }
 
+    /// Syncs what came of a clean file, as it must be before the file's first change, without
+    /// the node's lock: it may take long, and others only want to look at the file.
+    pub(crate) fn sync_ahead(&self, ino: Ino) -> Result<()> {
+        let waiting = self.hold(ino, |held| {
+            let fills = held.fills;
+            held.must_sync()
+                .then(|| Ok((held.file()?, fills)))
+                .transpose()
+        })?;
+        let Some((file, fills)) = waiting else {
+            return Ok(());
+        };
+        file.sync_data()
+            .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+        self.hold(ino, |held| {
+            held.fills_synced = held.fills_synced.max(fills);
+            Ok(())
+        })
+    }
+
     /// Gives a whole file that is about to be edited the map of what is stored of it, if
     /// that can be had.
     pub(crate) fn track(&self, ino: Ino) -> Result<()> {
@@ -1583,7 +1738,7 @@ impl Volume {
             })?;
             self.live.count_here(held.bytes, bytes);
             held.bytes = bytes;
-            held.filled = true;
+            held.fills += 1;
             held.refresh_seen()
         })
     }
@@ -1754,7 +1909,7 @@ impl Volume {
                 ))?;
                 tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
                     .execute([ino as i64])?;
-                held.store_map(tx)?;
+                store_map(tx, ino, &held.here)?;
                 self.mark_changed(tx, ino)
             });
             if let Err(error) = recorded {
@@ -1762,7 +1917,7 @@ impl Volume {
                 return Err(error);
             }
             self.live.filled.fetch_add(1, Ordering::Relaxed);
-            held.filled = true;
+            held.fills += 1;
             held.generation = generation;
             held.has_content = true;
             held.dirty = !clean;

@@ -13,5 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod away;
 mod bench;
+mod database;
 mod unlinked;
