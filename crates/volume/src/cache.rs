@@ -4,9 +4,9 @@
 //! one directory. A cache file has the size of its node; what is not present reads as
 //! zeros there and is never served (`extents` says what is).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::{Ino, Result, VolumeError};
@@ -39,29 +39,68 @@ impl Cache {
             .join(format!("{ino:x}"))
     }
 
+    /// Opens the node's cache file to read and write; `None` if it is not there.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn open_file(&self, ino: Ino) -> Result<Option<File>> {
+        let path = self.path(ino);
+        match open(&path, false) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(VolumeError::io(path, error)),
+        }
+    }
+
     /// Opens the node's cache file to read and write, making it if it is not there.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn open_or_make(&self, ino: Ino) -> Result<File> {
         let path = self.path(ino);
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-        };
-        let opened = match open() {
+        let opened = match open(&path, true) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let directory = path.parent().unwrap_or(&self.root);
-                std::fs::create_dir_all(directory).and_then(|()| open())
+                std::fs::create_dir_all(directory).and_then(|()| open(&path, true))
             }
             other => other,
         };
         opened.map_err(|error| VolumeError::io(path, error))
+    }
+
+    /// Gives each cache file's node, and what the file system says of the file, to `each`.
+    /// Takes no notice of what is no cache file.
+    ///
+    /// # Errors
+    /// If the disk fails, and those of `each`.
+    pub fn scan(&self, mut each: impl FnMut(Ino, &Metadata) -> Result<()>) -> Result<()> {
+        for directory in entries(&self.root)? {
+            if !directory.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            for file in entries(&directory.path())? {
+                let name = file.file_name();
+                let ino = name
+                    .to_str()
+                    .and_then(|name| Ino::from_str_radix(name, 16).ok());
+                if let Some(ino) = ino
+                    && file.path() == self.path(ino)
+                    && let Ok(meta) = file.metadata()
+                    && meta.is_file()
+                {
+                    each(ino, &meta)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the node's cache file to another place on the same file system.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn move_to(&self, ino: Ino, place: &Path) -> Result<()> {
+        std::fs::rename(self.path(ino), place).map_err(|error| VolumeError::io(place, error))
     }
 
     /// Removes the node's cache file; that there was none is fine. Bytes that it took.
@@ -100,6 +139,32 @@ impl Cache {
         let root = File::open(&self.root).map_err(|error| VolumeError::io(&self.root, error))?;
         rustix::fs::syncfs(&root).map_err(|error| VolumeError::io(&self.root, error.into()))
     }
+}
+
+fn open(path: &Path, make: bool) -> io::Result<File> {
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(make)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+    };
+    match open() {
+        // One that was taken in from a directory may forbid it; its mode is in the database.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+            open()
+        }
+        other => other,
+    }
+}
+
+fn entries(directory: &Path) -> Result<Vec<DirEntry>> {
+    std::fs::read_dir(directory)
+        .and_then(Iterator::collect)
+        .map_err(|error| VolumeError::io(directory, error))
 }
 
 /// How many bytes the file takes on the disk.

@@ -6,6 +6,7 @@
 //! empty transaction syncs nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,6 +27,7 @@ pub struct Db {
     path: PathBuf,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    syncs: AtomicU64,
 }
 
 impl Db {
@@ -85,6 +87,7 @@ impl Db {
             path: path.to_owned(),
             writer: Mutex::new(writer),
             readers: Mutex::new(Vec::new()),
+            syncs: AtomicU64::new(0),
         }
     }
 
@@ -159,8 +162,17 @@ impl Db {
                 .execute([])?;
             Ok(value)
         });
+        if result.is_ok() {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+        }
         writer.execute_batch("PRAGMA synchronous = NORMAL")?;
         result
+    }
+
+    /// How many synced transactions there were: what was committed when this was less
+    /// survives a power cut.
+    pub fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::SeqCst)
     }
 
     /// Moves what the log holds into the database file, as far as no reader is in the way.

@@ -99,7 +99,7 @@ impl Volume {
         let db = Db::open(&dir.database())?;
         let cache = Cache::open(dir.cache())?;
         let inos = names::InoSource::open(&db)?;
-        let recovery = recover::recover(&db, &cache, &keys)?;
+        let recovery = recover::recover(&dir, &db, &cache, &keys)?;
         let live = live::Lives::new();
         db.read(|connection| live.load(connection))?;
         let volume = Arc::new(Self {
@@ -119,6 +119,9 @@ impl Volume {
             recovery,
             stopping: AtomicBool::new(false),
         });
+        if !recovery.clean {
+            volume.note_real_sizes();
+        }
         Ok(volume)
     }
 

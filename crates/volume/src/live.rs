@@ -37,6 +37,8 @@ use crate::{Ino, Result, Volume, VolumeError};
 
 /// Nodes that stay in memory, with their cache file open, while nobody uses them.
 const IDLE_KEPT: usize = 384;
+/// Files that were dropped since the last synced transaction, before there is another.
+const DROPS_NOTED: usize = 4096;
 /// Edits of files from this size on are known by their place.
 const TRACKED_BYTES: u64 = 256 << 10;
 
@@ -241,6 +243,8 @@ pub(crate) struct State {
     pub(crate) bytes: u64,
     /// Times not yet in the database.
     pub(crate) pending: Option<Pending>,
+    /// Whether the database's map of it makes no sense.
+    spoilt: bool,
     /// Counts changes of content through this process.
     pub(crate) writes: u64,
     /// Whether bytes were written since the last sync.
@@ -308,6 +312,12 @@ impl Slot {
 pub(crate) struct Lives {
     table: Mutex<HashMap<Ino, Arc<Live>>>,
     orphans: Mutex<HashSet<Ino>>,
+    /// Unlinked nodes of which nothing is left but the database's note.
+    deleted: Mutex<Vec<Ino>>,
+    /// Files whose cache file was removed, with [`crate::Db::syncs`] as it was then.
+    dropped: Mutex<HashMap<Ino, u64>>,
+    /// How many files left the table.
+    ended: AtomicU64,
     dirty: Mutex<DirtyFiles>,
     started: Instant,
     uses: AtomicU64,
@@ -410,6 +420,9 @@ impl Lives {
         Self {
             table: Mutex::default(),
             orphans: Mutex::default(),
+            deleted: Mutex::default(),
+            dropped: Mutex::default(),
+            ended: AtomicU64::new(0),
             dirty: Mutex::default(),
             started: Instant::now(),
             uses: AtomicU64::new(0),
@@ -611,6 +624,7 @@ impl Lives {
     /// Takes a file out of the table. Whoever waits for its lock looks there again.
     fn end(&self, live: &Arc<Live>, slot: &mut Slot) {
         *slot = Slot::Gone;
+        self.ended.fetch_add(1, Ordering::SeqCst);
         let mut table = self.table.lock();
         if table
             .get(&live.ino)
@@ -641,6 +655,7 @@ impl State {
             size: 0,
             bytes: 0,
             pending: None,
+            spoilt: false,
             writes: 0,
             unsynced: false,
             fills: 0,
@@ -906,6 +921,8 @@ impl Held<'_> {
         let unstored = matches!(self.here, Here::Part { stored: false, .. });
         let change = |tx: &Transaction<'_>| {
             upsert_cached(tx, ino as i64, whole, true, generation, epoch)?;
+            tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
+                .execute([ino as i64])?;
             if unstored {
                 store_map(tx, ino, &self.here)?;
             }
@@ -989,6 +1006,7 @@ impl Held<'_> {
     /// that, in the same transaction.
     pub(crate) fn begin_empty(&mut self) -> Result<()> {
         let (volume, ino) = (self.volume, self.ino);
+        volume.before_new_file(ino)?;
         self.file()?
             .set_len(0)
             .map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
@@ -1339,14 +1357,22 @@ fn load_state(connection: &Connection, ino: Ino) -> Result<State> {
         _ => return Err(VolumeError::Invalid("it is not a regular file")),
     }
     let (here, mapped) = match whole {
-        None => (Here::Away, size),
-        Some(true) => (Here::Whole, size),
+        None => (Here::Away, Some(size)),
+        Some(true) => (Here::Whole, Some(size)),
         Some(false) => {
             let map = load_map(connection, ino)?;
-            let end = end_of(&map).ok_or_else(|| {
-                VolumeError::Damaged("the database's map of a file is damaged".to_owned())
-            })?;
+            let end = end_of(&map);
             (Here::part(map, true), end)
+        }
+    };
+    let mapped = match (mapped, dirty) {
+        (Some(mapped), _) => mapped,
+        // Its bytes are stored.
+        (None, false) => u64::MAX,
+        (None, true) => {
+            return Err(VolumeError::Damaged(
+                "the database's map of a changed file is damaged".to_owned(),
+            ));
         }
     };
     // What was written behind the end may not be in `nodes` yet, but its piece is here.
@@ -1357,6 +1383,7 @@ fn load_state(connection: &Connection, ino: Ino) -> Result<State> {
         has_content,
         generation,
         size: if dirty { mapped } else { size },
+        spoilt: !dirty && mapped != size,
         pending,
         bytes,
         fills: u64::from(has_content),
@@ -1416,38 +1443,106 @@ impl Volume {
         if matches!(state.here, Here::Away) {
             return Ok(state);
         }
-        let file = Arc::new(self.cache.open_or_make(ino)?);
+        let path = self.cache.path(ino);
+        let found = self.cache.open_file(ino)?;
+        let Some(file) = found else {
+            return match (state.dirty, state.has_content) {
+                (false, _) => self.come_anew(ino, state),
+                (true, true) => self.take_back(ino),
+                (true, false) => self.begin_again(ino, state),
+            };
+        };
         let meta = file
             .metadata()
-            .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            .map_err(|error| VolumeError::io(&path, error))?;
         let now = Fingerprint::of(&meta);
-        if now.size != state.size {
+        if now.size != state.size || state.spoilt {
             match (&state.here, state.dirty) {
-                (_, false) => {
-                    tracing::warn!(
-                        ino,
-                        "a cache file is not what it must be; it is fetched anew"
-                    );
-                    self.db.write(|tx| delete_cached(tx, ino))?;
-                    self.live.count_here(state.bytes, 0);
-                    self.cache.remove(ino)?;
-                    state.bytes = 0;
-                    state.here = Here::Away;
-                    return Ok(state);
-                }
+                (_, false) => return self.come_anew(ino, state),
                 (Here::Whole, true) => {
                     state.size = now.size;
                     state.note_times(now.mtime);
                 }
                 (_, true) => file
                     .set_len(state.size)
-                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?,
+                    .map_err(|error| VolumeError::io(&path, error))?,
             }
         }
         state.unsynced = state.dirty;
         state.seen = Some(now);
-        state.file = Some(file);
+        state.file = Some(Arc::new(file));
         Ok(state)
+    }
+
+    /// A clean file whose cache file is not what it must be is away from now on.
+    fn come_anew(&self, ino: Ino, mut state: State) -> Result<State> {
+        tracing::warn!(
+            ino,
+            "a cache file is not what it must be; it is fetched anew"
+        );
+        self.db.write(|tx| delete_cached(tx, ino))?;
+        self.live.count_here(state.bytes, 0);
+        state.bytes = 0;
+        state.here = Here::Away;
+        self.note_dropped(ino)?;
+        self.cache.remove(ino)?;
+        Ok(state)
+    }
+
+    /// A dirty file without a cache file is what was stored of it last: its changes are
+    /// lost, and it is listed with what a crash hit.
+    fn take_back(&self, ino: Ino) -> Result<State> {
+        tracing::warn!(
+            ino,
+            "a changed file is gone from the cache; its stored version stays"
+        );
+        let content = larder_format::decode_content(&self.stored_content(ino)?)?;
+        self.db.write(|tx| {
+            tx.prepare_cached(
+                "INSERT OR IGNORE INTO recovered(ino, time, previous)
+                 SELECT ino, ?2, content FROM nodes WHERE ino = ?1",
+            )?
+            .execute((ino as i64, node::now().0))?;
+            delete_cached(tx, ino)?;
+            tx.prepare_cached("UPDATE nodes SET size = ?2 WHERE ino = ?1")?
+                .execute((ino as i64, content.size() as i64))?;
+            self.mark_changed(tx, ino)
+        })?;
+        self.db.look(|connection| load_state(connection, ino))
+    }
+
+    /// A new file that lost its cache file begins anew: of what it shares with others
+    /// nothing is here.
+    fn begin_again(&self, ino: Ino, mut state: State) -> Result<State> {
+        let file = self.cache.open_or_make(ino)?;
+        if let Here::Part { mut map, .. } = std::mem::replace(&mut state.here, Here::Whole) {
+            for (_, piece) in map.values_mut() {
+                if let Piece::Stored { present, .. } = piece {
+                    *present = false;
+                }
+            }
+            file.set_len(state.size)
+                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
+            state.here = Here::part(map, true);
+            self.db.write(|tx| store_map(tx, ino, &state.here))?;
+        } else {
+            state.size = 0;
+            state.note_times(node::now());
+        }
+        state.unsynced = true;
+        state.file = Some(Arc::new(file));
+        Ok(state)
+    }
+
+    /// After a crash: notes the sizes that dirty files really have, before anybody asks.
+    pub(crate) fn note_real_sizes(&self) {
+        let dirty: Vec<_> = self.live.dirty.lock().by_ino.keys().copied().collect();
+        for ino in dirty {
+            if let Err(error) = self.hold(ino, |held| held.flush_pending()) {
+                tracing::warn!(ino, %error, "could not look at a changed file");
+            }
+            self.trim_lives();
+        }
     }
 
     /// Lets idle nodes go, oldest first, so that no descriptor is held for each node.
@@ -1497,7 +1592,14 @@ impl Volume {
     pub(crate) fn delete_unlinked(&self, ino: Ino) -> Result<bool> {
         let live = self.live_of(ino);
         let mut slot = live.slot.lock();
-        let deleted = self.db.write(|tx| crate::names::delete_node(tx, ino));
+        let gone = std::mem::take(&mut *self.live.deleted.lock());
+        let deleted = self.db.write(|tx| {
+            crate::names::forget_orphans(tx, &gone)?;
+            crate::names::delete_node(tx, ino)
+        });
+        if deleted.is_err() {
+            self.live.deleted.lock().extend(gone);
+        }
         let bytes = match (&deleted, slot.known()) {
             (Ok(Some(_)), Some(state)) => Some(state.bytes),
             (Ok(noted), _) => *noted,
@@ -1513,7 +1615,60 @@ impl Volume {
         self.live.count_here(bytes, 0);
         self.live.note_clean(ino);
         self.cache.remove(ino)?;
+        self.live.deleted.lock().push(ino);
         Ok(true)
+    }
+
+    /// The database need not note any more which nodes were deleted: of none anything is
+    /// left.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn forget_deleted(&self) -> Result<()> {
+        let gone = std::mem::take(&mut *self.live.deleted.lock());
+        self.db.write(|tx| crate::names::forget_orphans(tx, &gone))
+    }
+
+    /// The database's row of a cache file is gone, and the file itself goes next. If the row
+    /// came back after a power cut, a new file in the same place would be taken for the old
+    /// one; so none is made before the row's end is synced ([`Volume::before_new_file`]).
+    fn note_dropped(&self, ino: Ino) -> Result<()> {
+        let syncs = self.db.syncs();
+        let many = {
+            let mut dropped = self.live.dropped.lock();
+            if dropped.len() >= DROPS_NOTED {
+                dropped.retain(|_, at| *at >= syncs);
+            }
+            dropped.insert(ino, syncs);
+            dropped.len() > DROPS_NOTED
+        };
+        if many {
+            self.db.write_synced(|_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    fn before_new_file(&self, ino: Ino) -> Result<()> {
+        let dropped = self.live.dropped.lock().get(&ino).copied();
+        if dropped.is_some_and(|at| at >= self.db.syncs()) {
+            self.db.write_synced(|_| Ok(()))?;
+        }
+        self.live.dropped.lock().remove(&ino);
+        Ok(())
+    }
+
+    /// Reads something of files until none left the table meanwhile: what the database had
+    /// before one did, and the table no longer had after it, would be news from yesterday.
+    pub(crate) fn settled<T>(&self, read: impl Fn() -> Result<T>) -> Result<T> {
+        let mut tries = 8;
+        loop {
+            let before = self.live.ended.load(Ordering::SeqCst);
+            let value = read()?;
+            tries -= 1;
+            if tries == 0 || before == self.live.ended.load(Ordering::SeqCst) {
+                return Ok(value);
+            }
+        }
     }
 
     /// Writes the sizes and times of all files in use to the database.
@@ -1644,6 +1799,7 @@ impl Volume {
                 ));
             }
             let map = map_of(&extents);
+            self.before_new_file(ino)?;
             let file = held.file()?;
             file.set_len(0)
                 .and_then(|()| file.set_len(size))
@@ -1907,8 +2063,6 @@ impl Volume {
                     whole,
                     epoch as i64,
                 ))?;
-                tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
-                    .execute([ino as i64])?;
                 store_map(tx, ino, &held.here)?;
                 self.mark_changed(tx, ino)
             });
@@ -1971,10 +2125,10 @@ impl Volume {
             held.here = Here::Away;
             held.file = None;
             held.seen = None;
-            let freed = self.cache.remove(ino)?;
             self.live.count_here(held.bytes, 0);
             held.bytes = 0;
-            Ok(Dropped::Freed(freed))
+            self.note_dropped(ino)?;
+            Ok(Dropped::Freed(self.cache.remove(ino)?))
         });
         match dropped {
             Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {

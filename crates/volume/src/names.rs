@@ -78,7 +78,13 @@ pub(crate) struct InoSource {
 impl InoSource {
     pub(crate) fn open(db: &Db) -> Result<Self> {
         db.read(|connection| {
-            let reserved = meta_u64(connection, "inos_reserved")?.max(ROOT + 1);
+            let used: i64 =
+                connection.query_row("SELECT coalesce(max(ino), 0) FROM nodes", [], |row| {
+                    row.get(0)
+                })?;
+            let reserved = meta_u64(connection, "inos_reserved")?
+                .max(ROOT + 1)
+                .max(used as u64 + 1);
             let sequence: i64 =
                 connection.query_row("SELECT coalesce(max(seq), 0) FROM changed", [], |row| {
                     row.get(0)
@@ -92,13 +98,14 @@ impl InoSource {
     }
 
     /// Makes sure that `count` more numbers can be taken: what is handed out lies below a
-    /// reserve that an earlier transaction wrote, so it is not handed out again later.
+    /// reserve that an earlier transaction wrote, so it is not handed out again later. That
+    /// transaction is synced: a cache file may outlast a power cut that its node does not.
     pub(crate) fn reserve(&self, db: &Db, count: u64) -> Result<()> {
         let needed = self.next.load(Ordering::Relaxed) + count + INOS_SLACK;
         let mut reserved = self.reserved.lock();
         if needed > *reserved {
             let more = needed + INOS_RESERVED;
-            db.write(|tx| set_meta(tx, "inos_reserved", &more.to_be_bytes()))?;
+            db.write_synced(|tx| set_meta(tx, "inos_reserved", &more.to_be_bytes()))?;
             *reserved = more;
         }
         Ok(())
@@ -132,17 +139,19 @@ impl Volume {
         if name.len() > Name::MAX {
             return Err(larder_model::NameError::TooLong.into());
         }
-        let found = self.db.look(|connection| {
-            let mut statement = connection.prepare_cached(concat!(
-                "SELECT ",
-                node::attr_columns!(),
-                " FROM nodes WHERE ino = (SELECT child FROM dentries WHERE parent = ?1 AND name = ?2)"
-            ))?;
-            Ok(statement
-                .query_row((parent as i64, name), attr_of_row)
-                .optional()?)
-        })?;
-        Ok(found.map(|attr| self.with_live(attr)))
+        self.settled(|| {
+            let found = self.db.look(|connection| {
+                let mut statement = connection.prepare_cached(concat!(
+                    "SELECT ",
+                    node::attr_columns!(),
+                    " FROM nodes WHERE ino = (SELECT child FROM dentries WHERE parent = ?1 AND name = ?2)"
+                ))?;
+                Ok(statement
+                    .query_row((parent as i64, name), attr_of_row)
+                    .optional()?)
+            })?;
+            Ok(found.map(|attr| self.with_live(attr)))
+        })
     }
 
     /// The node's attributes.
@@ -150,8 +159,10 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::NoEntry`] if it is gone.
     pub fn attr(&self, ino: Ino) -> Result<Attr> {
-        let attr = self.db.look(|connection| node::attr(connection, ino))?;
-        Ok(self.with_live(attr))
+        self.settled(|| {
+            let attr = self.db.look(|connection| node::attr(connection, ino))?;
+            Ok(self.with_live(attr))
+        })
     }
 
     /// The attributes of several nodes; `None` for each that is gone.
@@ -159,15 +170,17 @@ impl Volume {
     /// # Errors
     /// Failures of the database.
     pub fn attrs(&self, inos: &[Ino]) -> Result<Vec<Option<Attr>>> {
-        let found = self.db.look(|connection| {
-            inos.iter()
-                .map(|&ino| node::find_attr(connection, ino))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        Ok(found
-            .into_iter()
-            .map(|attr| attr.map(|attr| self.with_live(attr)))
-            .collect())
+        self.settled(|| {
+            let found = self.db.look(|connection| {
+                inos.iter()
+                    .map(|&ino| node::find_attr(connection, ino))
+                    .collect::<Result<Vec<_>>>()
+            })?;
+            Ok(found
+                .into_iter()
+                .map(|attr| attr.map(|attr| self.with_live(attr)))
+                .collect())
+        })
     }
 
     /// The entries of a directory by name, without `.` and `..`.
@@ -703,16 +716,16 @@ fn orphan(tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a node that has no name, with all that the database has of it. Answers the bytes
-/// that its cache file took as last counted; `None`, and nothing is deleted, if it has a
-/// name.
+/// Deletes a node that has no name, with all that the database has of it but for the note in
+/// `orphans`: that goes when the cache file is gone ([`forget_orphans`]). Answers the bytes
+/// that the cache file took as last counted; `None`, and nothing is deleted, if the node has
+/// a name.
 pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<Option<u64>> {
     let has_name = tx
         .prepare_cached("SELECT 1 FROM dentries WHERE child = ?1")?
         .exists([ino as i64])?;
     if has_name {
-        tx.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?
-            .execute([ino as i64])?;
+        forget_orphans(tx, &[ino])?;
         return Ok(None);
     }
     let bytes: Option<i64> = tx
@@ -726,11 +739,19 @@ pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<Option<u64>>
         "DELETE FROM changed WHERE ino = ?1",
         "DELETE FROM recovered WHERE ino = ?1",
         "DELETE FROM nodes WHERE ino = ?1",
-        "DELETE FROM orphans WHERE ino = ?1",
     ] {
         tx.prepare_cached(statement)?.execute([ino as i64])?;
     }
     Ok(Some(bytes.unwrap_or(0) as u64))
+}
+
+/// Of these nodes nothing is left.
+pub(crate) fn forget_orphans(tx: &Transaction<'_>, gone: &[Ino]) -> Result<()> {
+    let mut statement = tx.prepare_cached("DELETE FROM orphans WHERE ino = ?1")?;
+    for ino in gone {
+        statement.execute([*ino as i64])?;
+    }
+    Ok(())
 }
 
 /// Writes a new node's row.

@@ -5,19 +5,24 @@
 //! - **Cleanly** (`clean` is 1): nothing to do.
 //! - **Killed** (the same boot): the database has all it was told, and the page cache all
 //!   that was written. Sizes of files that were being written are taken from their cache
-//!   files when they are next used (`live`).
+//!   files (`live`), before anything else asks for them.
 //! - **Power cut** (another boot): what was not synced may be lost or, in cache files,
 //!   be zeros. Clean content that was fetched or stored since the last completed sync of
 //!   the cache (`epoch`) is dropped: the store has it. Of a dirty file that was partly here, each
 //!   piece that claims to be present is checked against its hash, and goes back to absent
 //!   if it is not what it must be. Dirty files keep their previous version and are listed
-//!   in `recovered`.
+//!   in `recovered`, until they are changed again or a week has passed.
+//!
+//! After both, cache files that the database does not know go: those of nodes that are away
+//! were dropped, and those that have another name were about to be taken in. What belongs to
+//! no node may be all there is of a file whose name was lost: it is moved to `strays`.
 //!
 //! While it runs, the cache is synced now and then if content was fetched or stored, and the
 //! epoch moves on.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,24 +31,35 @@ use larder_format::{Verified, VolumeKeys};
 use larder_model::ChunkId;
 use rusqlite::{Connection, Transaction};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, allocated};
 use crate::db::{Db, meta, meta_u64, set_meta};
 use crate::live::delete_cached;
-use crate::names::delete_node;
-use crate::{Ino, Result, Volume, VolumeError, node};
+use crate::names::{delete_node, forget_orphans};
+use crate::{Ino, Result, StateDir, Volume, VolumeError, node};
 
 const KEEP_INTERVAL: Duration = Duration::from_secs(2);
 const SYNC_ROUNDS: u32 = 15;
+/// What a power cut hit is listed for so long.
+const LISTED_NANOS: i64 = 7 * 24 * 3600 * 1_000_000_000;
 
 /// What a start found.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Recovery {
+    /// Whether the last run ended as it should.
+    pub(crate) clean: bool,
+    /// Files without a name that lie in `strays`.
+    pub(crate) strays: u64,
     /// Files whose fetched content was dropped because it may not have reached the disk.
     pub(crate) dropped_files: u64,
 }
 
 /// Mends what a crash left.
-pub(crate) fn recover(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recovery> {
+pub(crate) fn recover(
+    dir: &StateDir,
+    db: &Db,
+    cache: &Cache,
+    keys: &VolumeKeys,
+) -> Result<Recovery> {
     let boot = boot_id();
     let (clean, last_boot) = db.read(|connection| {
         Ok((
@@ -52,12 +68,22 @@ pub(crate) fn recover(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recov
         ))
     })?;
     let power_cut = !clean && last_boot.is_some_and(|last| last != boot);
-    let found = match power_cut {
+    let dropped_files = match power_cut {
         true => after_power_cut(db, cache, keys)?,
-        false => Recovery::default(),
+        false => 0,
     };
     delete_orphans(db, cache)?;
+    if !clean {
+        remove_strays(dir, db, cache)?;
+    }
+    let found = Recovery {
+        clean,
+        strays: std::fs::read_dir(dir.strays()).map_or(0, |strays| strays.count() as u64),
+        dropped_files,
+    };
     db.write_synced(|tx| {
+        let listed = node::now().0.saturating_sub(LISTED_NANOS);
+        tx.execute("DELETE FROM recovered WHERE time < ?1", [listed])?;
         set_meta(tx, "clean", &0u64.to_be_bytes())?;
         set_meta(tx, "boot", &boot)
     })?;
@@ -69,12 +95,40 @@ fn delete_orphans(db: &Db, cache: &Cache) -> Result<()> {
     for ino in orphans {
         if db.write(|tx| delete_node(tx, ino))?.is_some() {
             cache.remove(ino)?;
+            db.write(|tx| forget_orphans(tx, &[ino]))?;
         }
     }
     Ok(())
 }
 
-fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recovery> {
+/// Removes cache files that nothing needs, and puts aside those that are of no node.
+fn remove_strays(dir: &StateDir, db: &Db, cache: &Cache) -> Result<()> {
+    let (here, nodes) = db.read(|connection| {
+        let here = inos(connection, "SELECT ino FROM cached")?;
+        let nodes = inos(connection, "SELECT ino FROM nodes WHERE kind = 1")?;
+        Ok((into_set(here), into_set(nodes)))
+    })?;
+    let place = dir.strays();
+    cache.scan(|ino, meta| {
+        if here.contains(&ino) {
+            return Ok(());
+        }
+        let needless = nodes.contains(&ino) || meta.nlink() > 1 || allocated(meta) == 0;
+        if needless {
+            return cache.remove(ino).map(|_| ());
+        }
+        std::fs::create_dir_all(&place).map_err(|error| VolumeError::io(&place, error))?;
+        tracing::warn!(ino, place = %place.display(), "a file lost its name; it is put aside");
+        cache.move_to(ino, &place.join(format!("{ino:x}")))
+    })
+}
+
+fn into_set(inos: Vec<Ino>) -> HashSet<Ino> {
+    inos.into_iter().collect()
+}
+
+/// Answers how many files are away again, because what came may not have reached the disk.
+fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<u64> {
     let synced = db.read(|connection| meta_u64(connection, "synced_epoch"))?;
     let doubtful = db.read(|connection| {
         let query = "SELECT c.ino FROM cached c JOIN nodes n ON n.ino = c.ino
@@ -102,9 +156,7 @@ fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<Recovery
         )?;
         Ok(())
     })?;
-    Ok(Recovery {
-        dropped_files: doubtful.len() as u64,
-    })
+    Ok(doubtful.len() as u64)
 }
 
 /// Checks each stored piece of a dirty file that claims to be present.
@@ -126,7 +178,10 @@ fn check_pieces(db: &Db, cache: &Cache, keys: &VolumeKeys, ino: Ino) -> Result<(
     if pieces.is_empty() {
         return Ok(());
     }
-    let file = cache.open_or_make(ino)?;
+    let Some(file) = cache.open_file(ino)? else {
+        // It is seen to when it is first looked at (`live`).
+        return Ok(());
+    };
     let lost: Vec<i64> = pieces
         .into_iter()
         .filter(|(off, len, chunk)| !is_intact(&file, keys, *off as u64, *len as usize, chunk))
@@ -224,6 +279,7 @@ impl Volume {
         for ino in self.live.orphans() {
             self.forget(ino)?;
         }
+        self.forget_deleted()?;
         self.flush_lives();
         self.pull.flush(&self.db)?;
         self.cache.sync_all()?;

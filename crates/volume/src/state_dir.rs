@@ -62,6 +62,11 @@ impl StateDir {
         self.root.join("cache")
     }
 
+    /// Where cache files are kept that lost their node in a crash.
+    pub fn strays(&self) -> PathBuf {
+        self.root.join("strays")
+    }
+
     /// The key file, of mode 0600.
     pub fn key_file(&self) -> PathBuf {
         self.root.join("key")

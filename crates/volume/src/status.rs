@@ -161,6 +161,13 @@ impl Volume {
                 self.recovery.dropped_files
             ));
         }
+        if self.recovery.strays > 0 {
+            warnings.push(format!(
+                "{} files that lost their names when the machine went down lie in {}",
+                self.recovery.strays,
+                self.dir.strays().display()
+            ));
+        }
         if listed.len() > 20 {
             warnings.push(format!("… and {} more such files", listed.len() - 20));
         }

@@ -15,5 +15,6 @@ mod common;
 
 mod away;
 mod bench;
+mod crash;
 mod database;
 mod unlinked;
