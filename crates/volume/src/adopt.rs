@@ -3,18 +3,19 @@
 //! Files are taken in batches, so that a crash at any instant loses none:
 //!
 //! 1. Each file of a batch gets a second name in the cache (a hard link; a copy if the
-//!    directory lies on another file system, or the file has names elsewhere).
+//!    directory lies on another file system, or the file has names elsewhere). One that a
+//!    program has open for writing is left alone.
 //! 2. The cache's directories are synced, then one durable transaction makes the nodes.
-//! 3. Only then the old names go.
+//! 3. Only then the old names go, each if it still is that of the file that was taken in.
 //!
 //! A crash between 2 and 3 leaves a file both in the volume and under its old name.
 //! Running the command again finds that both are the same file, and goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use larder_model::{Kind, LinkId, Name, Time};
@@ -56,9 +57,13 @@ struct Adoption<'a> {
     progress: Report<'a>,
     total: u64,
     batch: Vec<Candidate>,
+    /// Directories that were gone through, those below before those above.
+    directories: Vec<(PathBuf, Ino, Metadata)>,
     /// Files with several names: how many of them lie in the directory, and the node once
     /// it is made.
     shared: HashMap<(u64, u64), (u64, Option<Ino>)>,
+    /// Nodes that were copied.
+    copied: HashSet<Ino>,
 }
 
 impl Volume {
@@ -94,14 +99,18 @@ impl Volume {
             progress,
             total: 0,
             batch: Vec::new(),
+            directories: Vec::new(),
             shared: HashMap::new(),
+            copied: HashSet::new(),
         };
         adoption.survey(&source)?;
         let top = adoption.directory(parent, &Name::new(name)?, &meta)?;
         self.notify.tell(|face| face.entry_changed(parent, name));
         adoption.take_in(&source, top)?;
-        adoption.flush()?;
-        adoption.finish_directory(&source, top, &meta)?;
+        adoption.directories.push((source, top, meta));
+        adoption.finish()?;
+        // Once more: the kernel may have noted meanwhile that names were not there yet.
+        self.notify.tell(|face| face.entry_changed(parent, name));
         Ok(adoption.report)
     }
 }
@@ -133,8 +142,7 @@ impl Adoption<'_> {
             if meta.is_dir() {
                 let below = self.directory(ino, &name, &meta)?;
                 self.take_in(&path, below)?;
-                self.flush()?;
-                self.finish_directory(&path, below, &meta)?;
+                self.directories.push((path, below, meta));
             } else if meta.is_file() {
                 self.batch.push(Candidate {
                     source: path,
@@ -169,6 +177,17 @@ impl Adoption<'_> {
         })?;
         self.report.directories += 1;
         Ok(attr.ino)
+    }
+
+    /// Takes in what is left, and sees to the directories.
+    fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        // An empty directory must be in the volume for sure before its source goes.
+        self.volume.db.write_synced(|_| Ok(()))?;
+        for (source, ino, meta) in std::mem::take(&mut self.directories) {
+            self.finish_directory(&source, ino, &meta)?;
+        }
+        self.volume.db.write_synced(|_| Ok(()))
     }
 
     /// Gives the directory the times of its source, and removes that, if it is empty now.
@@ -214,7 +233,7 @@ impl Adoption<'_> {
             insert_row(tx, &attr, new_node_id(attr.btime)?, None, target)?;
             volume.add_name(tx, parent, name, attr.ino, kind, LinkId::BIRTH)
         })?;
-        remove_source(source)
+        self.remove_source(source, meta, Taken::AsItWas)
     }
 
     /// Takes in the files of the batch: links, makes durable, and only then removes.
@@ -234,16 +253,29 @@ impl Adoption<'_> {
             }
         }
         if !taken.is_empty() {
-            self.volume.cache.sync_all()?;
-            self.volume.db.write_synced(|tx| {
-                taken
-                    .iter()
-                    .try_for_each(|(candidate, attr, of)| self.record(tx, candidate, attr, *of))
-            })?;
+            let recorded = self.volume.cache.sync_all().and_then(|()| {
+                self.volume.db.write_synced(|tx| {
+                    taken
+                        .iter()
+                        .try_for_each(|(candidate, attr, of)| self.record(tx, candidate, attr, *of))
+                })
+            });
+            if let Err(error) = recorded {
+                for (_, attr, _) in taken.iter().filter(|(.., of)| of.is_none()) {
+                    self.volume.cache.remove(attr.ino)?;
+                }
+                return Err(error);
+            }
         }
         for (candidate, attr, of) in &taken {
             copy_xattrs(self.volume, &candidate.source, attr.ino);
+            let as_taken = match self.copied.contains(&attr.ino) {
+                true => Taken::AsItWas,
+                false => Taken::Itself,
+            };
+            self.remove_source(&candidate.source, &candidate.meta, as_taken)?;
             if of.is_none() {
+                self.volume.cache.allow_owner(attr.ino)?;
                 let bytes = attr.size.min(attr.blocks * 512);
                 self.volume.live.note_dirty(attr.ino, bytes, 0);
                 self.volume.live.count_more(attr.blocks * 512);
@@ -254,10 +286,8 @@ impl Adoption<'_> {
         for (candidate, ino) in &done {
             // The run that took it in may have died before it got to these.
             copy_xattrs(self.volume, &candidate.source, *ino);
-        }
-        let done = done.into_iter().map(|(candidate, _)| candidate);
-        for candidate in taken.iter().map(|(candidate, ..)| *candidate).chain(done) {
-            remove_source(&candidate.source)?;
+            self.remove_source(&candidate.source, &candidate.meta, Taken::Itself)?;
+            self.volume.cache.allow_owner(*ino)?;
         }
         (self.progress)(Progress {
             phase: "adopting".to_owned(),
@@ -287,20 +317,38 @@ impl Adoption<'_> {
             Some((names, None)) => *names == candidate.meta.nlink(),
             None => true,
         };
+        if is_being_written(&candidate.source) {
+            self.leave(&candidate.source, "a program has it open for writing");
+            return Ok(Prepared::Left);
+        }
         volume.inos.reserve(&volume.db, 1)?;
-        let attr = attr_of(volume.inos.take(), Kind::File, &candidate.meta);
-        let path = volume.cache.path(attr.ino);
+        let ino = volume.inos.take();
+        let path = volume.cache.path(ino);
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|e| VolumeError::io(directory, e))?;
         }
         let linked = all_names_here && std::fs::hard_link(&candidate.source, &path).is_ok();
+        if !linked && let Err(error) = copy_file(&candidate.source, &path) {
+            volume.cache.remove(ino)?;
+            return Err(error);
+        }
+        let there = std::fs::symlink_metadata(&candidate.source).ok();
+        let same = there.filter(|there| {
+            (there.dev(), there.ino()) == key
+                && (linked || bytes_of(there) == bytes_of(&candidate.meta))
+        });
+        let Some(there) = same else {
+            volume.cache.remove(ino)?;
+            self.leave(&candidate.source, "it changed while it was taken in");
+            return Ok(Prepared::Left);
+        };
+        if let Some((_, node)) = self.shared.get_mut(&key) {
+            *node = Some(ino);
+        }
         if !linked {
-            copy_file(&candidate.source, &path)?;
+            self.copied.insert(ino);
         }
-        if let Some((_, ino)) = self.shared.get_mut(&key) {
-            *ino = Some(attr.ino);
-        }
-        Ok(Prepared::New(attr))
+        Ok(Prepared::New(attr_of(ino, Kind::File, &there)))
     }
 
     fn record(
@@ -342,6 +390,29 @@ impl Adoption<'_> {
         )
     }
 
+    /// Removes what was taken in from where it was, if it still is that.
+    fn remove_source(&mut self, path: &Path, meta: &Metadata, taken: Taken) -> Result<()> {
+        let now = match std::fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            now => now.map_err(|e| VolumeError::io(path, e))?,
+        };
+        let same_file = (now.dev(), now.ino()) == (meta.dev(), meta.ino());
+        let unchanged = taken == Taken::Itself || bytes_of(&now) == bytes_of(meta);
+        if !same_file || !unchanged {
+            self.leave(
+                path,
+                "it changed after it was taken in, so it stays here, too",
+            );
+            return Ok(());
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(VolumeError::io(path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn leave(&mut self, source: &Path, why: &str) {
         self.report
             .left
@@ -370,11 +441,27 @@ fn read_directory(path: &Path) -> Result<Vec<std::fs::DirEntry>> {
     Ok(entries)
 }
 
-fn remove_source(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(VolumeError::io(path, error)),
-        _ => Ok(()),
-    }
+/// What is in the volume of a file that was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// The file itself: whatever is written to it is there.
+    Itself,
+    /// What it was at that moment.
+    AsItWas,
+}
+
+/// What tells whether a file's bytes changed.
+fn bytes_of(meta: &Metadata) -> (u64, i64, i64) {
+    (meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
+/// Whether a program has the file open for writing; false if that cannot be found out.
+fn is_being_written(path: &Path) -> bool {
+    let opened = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path);
+    opened.is_ok_and(|file| crate::lease::is_written_elsewhere(&file))
 }
 
 fn copy_file(source: &Path, target: &Path) -> Result<()> {

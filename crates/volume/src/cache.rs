@@ -95,6 +95,21 @@ impl Cache {
         Ok(())
     }
 
+    /// Lets the owner of a cache file read and write it, as one that was taken in from a
+    /// directory may not.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn allow_owner(&self, ino: Ino) -> Result<()> {
+        let path = self.path(ino);
+        std::fs::metadata(&path)
+            .and_then(|meta| match meta.permissions().mode() & 0o600 {
+                0o600 => Ok(()),
+                _ => std::fs::set_permissions(&path, Permissions::from_mode(0o600)),
+            })
+            .map_err(|error| VolumeError::io(path, error))
+    }
+
     /// Moves the node's cache file to another place on the same file system.
     ///
     /// # Errors

@@ -644,7 +644,7 @@ impl Volume {
         let total: u64 = pieces.iter().map(|(len, _)| len).sum();
         let range = to..to + total;
         self.edit(target, &range, |held| {
-            if held.direct > 0 {
+            if held.direct > 0 || held.is_elsewhere()? {
                 return Ok(0);
             }
             let before = held.size;

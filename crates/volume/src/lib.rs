@@ -21,6 +21,7 @@ mod cache;
 mod db;
 mod error;
 mod file;
+mod lease;
 mod live;
 mod names;
 mod node;

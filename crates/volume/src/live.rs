@@ -91,7 +91,7 @@ pub struct Settling {
     pub size: u64,
     /// The cache file, for as long as it is read.
     pub file: Option<Arc<File>>,
-    /// Whether someone has it open for writing.
+    /// Whether someone has it open for writing, or may have.
     pub open: bool,
     /// What it is made of; one local piece if nothing is known of it.
     pub extents: Vec<WorkingExtent>,
@@ -121,7 +121,8 @@ impl Settling {
 pub enum Settled {
     /// The content is recorded, and the file is clean.
     Clean,
-    /// The content is recorded, but the file is open for writing and stays dirty.
+    /// The content is recorded, but the file may still be written past this process, and
+    /// stays dirty.
     StillOpen,
     /// The file changed in the meantime: nothing was recorded.
     ChangedMeanwhile,
@@ -257,6 +258,8 @@ pub(crate) struct State {
     pub(crate) seen: Option<Fingerprint>,
     /// How many handles have the cache file itself.
     pub(crate) direct: u32,
+    /// Whether, when it was stored last, others had the cache file whom nobody told of.
+    elsewhere: bool,
     /// How many writers tell the times of their writes themselves.
     pub(crate) times_told: u32,
     /// Whether the cache file's name survives a power cut.
@@ -637,10 +640,6 @@ impl Lives {
     fn find(&self, ino: Ino) -> Option<Arc<Live>> {
         self.table.lock().get(&ino).cloned()
     }
-
-    pub(crate) fn in_use(&self) -> Vec<Ino> {
-        self.table.lock().keys().copied().collect()
-    }
 }
 
 impl State {
@@ -662,6 +661,7 @@ impl State {
             fills_synced: 0,
             seen: None,
             direct: 0,
+            elsewhere: false,
             times_told: 0,
             entry_synced: false,
             file: None,
@@ -868,6 +868,29 @@ impl Held<'_> {
         }
         self.size = now.size;
         self.seen = Some(now);
+        Ok(())
+    }
+
+    /// Whether somebody has the cache file who is not known to have it open: a program that
+    /// mapped and closed it, or one that had it open when it was taken in; or it has another
+    /// name somewhere. Only whole files are given away.
+    pub(crate) fn is_elsewhere(&mut self) -> Result<bool> {
+        if !matches!(self.here, Here::Whole) {
+            return Ok(false);
+        }
+        let file = self.file()?;
+        let meta = file
+            .metadata()
+            .map_err(|error| VolumeError::io(self.volume.cache.path(self.ino), error))?;
+        Ok(meta.nlink() > 1 || crate::lease::is_open_elsewhere(&file))
+    }
+
+    /// Offers a file again to be stored that others had when it was, once they do not.
+    fn look_elsewhere(&mut self) -> Result<()> {
+        if self.elsewhere && !self.is_elsewhere()? {
+            self.elsewhere = false;
+            self.note_dirty();
+        }
         Ok(())
     }
 
@@ -1570,7 +1593,10 @@ impl Volume {
         let Some(slot) = live.slot.try_lock() else {
             return;
         };
-        if slot.known().is_none_or(|state| state.opens > 0) {
+        if slot
+            .known()
+            .is_none_or(|state| state.opens > 0 || state.elsewhere)
+        {
             return;
         }
         let mut held = Held {
@@ -1671,16 +1697,26 @@ impl Volume {
         }
     }
 
-    /// Writes the sizes and times of all files in use to the database.
+    /// Writes the sizes and times of all files in use to the database, and sees to those that
+    /// others had.
     pub(crate) fn flush_lives(&self) {
-        for ino in self.live.in_use() {
-            let flushed = self.hold(ino, |held| {
-                held.observe()?;
-                held.flush_pending()
-            });
-            match flushed {
-                Ok(()) | Err(VolumeError::NoEntry) => {}
-                Err(error) => tracing::warn!(ino, %error, "could not note a file's size"),
+        let lives: Vec<_> = self.live.table.lock().values().cloned().collect();
+        for live in lives {
+            let slot = live.slot.lock();
+            if slot.known().is_none() {
+                continue;
+            }
+            let mut held = Held {
+                volume: self,
+                ino: live.ino,
+                slot,
+            };
+            let flushed = held
+                .observe()
+                .and_then(|()| held.flush_pending())
+                .and_then(|()| held.look_elsewhere());
+            if let Err(error) = flushed {
+                tracing::warn!(ino = live.ino, %error, "could not note a file's size");
             }
         }
     }
@@ -1981,6 +2017,7 @@ impl Volume {
                 return Ok(None);
             }
             let file = held.file()?;
+            let elsewhere = held.is_elsewhere()?;
             let meta = file
                 .metadata()
                 .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
@@ -2001,12 +2038,13 @@ impl Volume {
                 generation: held.generation,
                 size: held.size,
                 file: Some(file),
-                open: held.writers > 0,
+                open: held.writers > 0 || elsewhere,
                 extents,
                 fingerprint: Fingerprint::of(&meta),
                 writes: held.writes,
             };
-            Ok(Some((settling, held.writers > 0 && held.direct > 0)))
+            let past_us = elsewhere || (held.writers > 0 && held.direct > 0);
+            Ok(Some((settling, past_us)))
         })
     }
 
@@ -2037,7 +2075,8 @@ impl Volume {
             }
             held.flush_pending()?;
             // Writes that come through this process make it dirty again; others do not show.
-            let clean = held.writers == 0 || held.direct == 0;
+            let elsewhere = held.is_elsewhere()?;
+            let clean = !elsewhere && (held.writers == 0 || held.direct == 0);
             let epoch = self.live.fill_epoch.load(Ordering::SeqCst);
             let generation = next_generation(held.generation);
             let encoded = larder_format::encode_content(content);
@@ -2075,6 +2114,7 @@ impl Volume {
             held.generation = generation;
             held.has_content = true;
             held.dirty = !clean;
+            held.elsewhere = elsewhere;
             if clean {
                 held.unsynced = false;
                 self.live.note_clean(ino);

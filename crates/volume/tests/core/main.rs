@@ -17,4 +17,6 @@ mod away;
 mod bench;
 mod crash;
 mod database;
+mod direct;
+mod taken_in;
 mod unlinked;

@@ -1,0 +1,81 @@
+//! Files that programs write past this process.
+
+use std::os::unix::fs::FileExt;
+
+use larder_volume::{Access, Dropped, Ino, KeptReason, Volume};
+
+use crate::bench::{DIRECT, WRITE, cache_file, read_all, send_away};
+use crate::common::{Bench, noise, until, write_file};
+
+fn is_dirty(volume: &Volume, ino: Ino) -> bool {
+    volume.entry(ino).unwrap().dirty
+}
+
+/// A program mapped a file, closed it, and went on writing through the map, as many do. The
+/// file was stored and dropped in between; what was written then was lost.
+#[test]
+fn what_is_mapped_is_not_clean_though_it_was_closed() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let ino = write_file(&volume, "file", &noise(1, 300_000));
+    bench.commit(&volume);
+    let opened = volume.open(ino, DIRECT).unwrap();
+    // As the kernel does: a description of its own, which the map keeps.
+    let path = cache_file(&bench.state(), ino);
+    let map = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    drop(opened);
+    volume.close(ino, DIRECT).unwrap();
+
+    bench.commit(&volume);
+    assert_eq!(
+        volume.drop_content(ino).unwrap(),
+        Dropped::Kept(KeptReason::Dirty)
+    );
+    map.write_all_at(b"late", 100).unwrap();
+    drop(map);
+    until("the file is clean", || !is_dirty(&volume, ino));
+    send_away(&bench, &volume, &[ino]);
+    let mut expected = noise(1, 300_000).to_vec();
+    expected[100..104].copy_from_slice(b"late");
+    assert!(read_all(&volume, ino) == expected);
+    bench.stop(volume);
+}
+
+/// While a program read a file past this process, another opened it to write when there was
+/// little room. It was told to write through this process, but all handles of a file go one
+/// way: it wrote past it, into a file that counted as clean.
+#[test]
+fn who_writes_beside_a_direct_reader_makes_the_file_dirty() {
+    let mut bench = Bench::new();
+    bench.settings.dirty_soft_bytes = 1000;
+    let volume = bench.start();
+    let ino = write_file(&volume, "file", &noise(1, 300));
+    bench.commit(&volume);
+    let reader = Access {
+        write: false,
+        ..DIRECT
+    };
+    assert!(volume.open(ino, reader).unwrap().backing.is_some());
+    let busy = write_file(&volume, "busy", b"");
+    volume.open(busy, WRITE).unwrap();
+    volume.write(busy, 0, &noise(2, 900)).unwrap();
+    volume.open(ino, DIRECT).unwrap();
+    assert!(is_dirty(&volume, ino));
+    volume.close(ino, DIRECT).unwrap();
+    volume.close(ino, reader).unwrap();
+    // And the other way round: who joins a writer gives it a way past this process.
+    bench.commit(&volume);
+    until("the file is clean", || !is_dirty(&volume, ino));
+    volume.open(ino, WRITE).unwrap();
+    assert!(!is_dirty(&volume, ino));
+    volume.open(ino, reader).unwrap();
+    assert!(is_dirty(&volume, ino));
+    volume.close(ino, reader).unwrap();
+    volume.close(ino, WRITE).unwrap();
+    volume.close(busy, WRITE).unwrap();
+    bench.stop(volume);
+}
