@@ -95,7 +95,7 @@ fn is_test(text: &str, name: &str) -> bool {
     }) || is_written_out(text, name)
 }
 
-/// Whether `name` is a function that stands right below a test's attribute.
+/// Whether `name` is a function that stands right below a test's attribute, and is run.
 fn is_written_out(text: &str, name: &str) -> bool {
     let head = format!("fn {name}(");
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -105,6 +105,7 @@ fn is_written_out(text: &str, name: &str) -> bool {
             .rev()
             .take_while(|line| !line.is_empty() && **line != "}");
         line.contains(&head)
+            && !attributes.clone().any(|line| line.starts_with("#[ignore"))
             && (attributes
                 .clone()
                 .any(|line| line.starts_with("#[") && line.contains("test"))
@@ -127,6 +128,11 @@ mod tests {
     }
 
     fn helper() {}
+
+    #[test]
+    #[ignore = "slow"]
+    fn left_out() {
+    }
 
     in_each_profile!(
         names_are_kept,
@@ -175,6 +181,7 @@ mod tests {
         for name in [
             "volume::push::tests::renamed",
             "volume::push::tests::helper",
+            "volume::push::tests::left_out",
             "volume::push::not_a_test",
             "volume::pull::tests::saved_is_safe",
             "store::push::tests::saved_is_safe",
