@@ -117,8 +117,7 @@ fn is_written_out(text: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    const SOURCE: &str = "\
-fn not_a_test() {}
+    const SOURCE: &str = r#"fn not_a_test() {}
 
 #[cfg(test)]
 mod tests {
@@ -139,7 +138,7 @@ mod tests {
         times_are_kept
     );
 }
-";
+"#;
 
     fn house(promises: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
