@@ -261,9 +261,12 @@ pub fn signal(pid: i32, name: &str) {
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
 
-/// Whether the process runs; one that ended and was not waited for does not.
+/// Whether the process runs; one that ended and was not waited for does not. After a kill
+/// the first thread may be gone while others, and with them the volume's lock, are not.
 pub fn runs(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| threads > 1 || !stat.contains(") Z "))
 }
 
 /// Whether the process is the program under test: a number from a file may be another's.
