@@ -1,0 +1,202 @@
+//! How content leaves this disk: dropped, because the store has it, or deleted with its node.
+//!
+//! [`Volume::drop_content`] is the only place that drops content: under the node's lock it
+//! checks again that the content is clean, that an acknowledged head reaches it, and that
+//! nobody wants it here. A cache file goes only after the database said so.
+
+use super::held::Held;
+use super::rows::{delete_cached, is_pinned};
+use super::state::Here;
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// Files that were dropped since the last synced transaction, before there is another.
+const DROPS_NOTED: usize = 4096;
+
+/// What became of a drop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dropped {
+    /// So many bytes were freed.
+    Freed(u64),
+    /// Nothing was dropped, for this reason.
+    Kept(KeptReason),
+}
+
+/// Why content was not dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptReason {
+    /// There is nothing of it here.
+    NotHere,
+    /// It has changes that are not stored yet.
+    Dirty,
+    /// It is stored, but no acknowledged head reaches it yet.
+    NotCommitted,
+    /// A program has it open.
+    Open,
+    /// It, or a directory above it, is pinned.
+    Pinned,
+    /// A rule keeps it local.
+    Local,
+    /// It is no regular file.
+    NotAFile,
+}
+
+impl KeptReason {
+    /// The reason in the user's words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::NotHere => "nothing of it is here",
+            Self::Dirty => "it has changes that are not stored yet",
+            Self::NotCommitted => "no stored commit holds it yet",
+            Self::Open => "a program has it open",
+            Self::Pinned => "it is pinned",
+            Self::Local => "a rule keeps it local",
+            Self::NotAFile => "it is not a regular file",
+        }
+    }
+}
+
+impl Volume {
+    /// Drops what is here of a file's content, if it is safe to.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn drop_content(&self, ino: Ino) -> Result<Dropped> {
+        let dropped = self.hold(ino, |held| {
+            if let Some(reason) = self.reason_to_keep(held)? {
+                return Ok(Dropped::Kept(reason));
+            }
+            held.flush_pending()?;
+            self.db.write(|tx| delete_cached(tx, ino))?;
+            held.here = Here::Away;
+            held.file = None;
+            held.seen = None;
+            self.live.count_here(held.bytes, 0);
+            held.bytes = 0;
+            self.note_dropped(ino)?;
+            Ok(Dropped::Freed(self.cache.remove(ino)?))
+        });
+        match dropped {
+            Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {
+                Ok(Dropped::Kept(KeptReason::NotAFile))
+            }
+            other => other,
+        }
+    }
+
+    /// Why the content of this file would be kept by [`Volume::drop_content`] now; `None`
+    /// if it would go.
+    ///
+    /// # Errors
+    /// If the node is gone, or the database fails.
+    pub fn would_keep(&self, ino: Ino) -> Result<Option<KeptReason>> {
+        match self.hold(ino, |held| self.reason_to_keep(held)) {
+            Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {
+                Ok(Some(KeptReason::NotAFile))
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn reason_to_keep(&self, held: &Held<'_>) -> Result<Option<KeptReason>> {
+        let ino = held.ino;
+        if matches!(held.here, Here::Away | Here::Part { stored: false, .. }) {
+            return Ok(Some(KeptReason::NotHere));
+        }
+        // While writers wait for room, what is open may go too: whoever reads it through
+        // this process gets it from the store again.
+        if held.opens > 0 && (held.direct > 0 || !self.is_pressed()) {
+            return Ok(Some(KeptReason::Open));
+        }
+        if self.is_local(ino)? {
+            return Ok(Some(KeptReason::Local));
+        }
+        if held.dirty {
+            return Ok(Some(KeptReason::Dirty));
+        }
+        self.db.read(|connection| {
+            let safe: bool = connection
+                .prepare_cached("SELECT safe AND nlink > 0 FROM nodes WHERE ino = ?1")?
+                .query_row([ino as i64], |row| row.get(0))?;
+            Ok(if !safe {
+                Some(KeptReason::NotCommitted)
+            } else if is_pinned(connection, ino)? {
+                Some(KeptReason::Pinned)
+            } else {
+                None
+            })
+        })
+    }
+
+    /// Deletes a node that has no name, and its content. False if it has a name after all.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn delete_unlinked(&self, ino: Ino) -> Result<bool> {
+        let live = self.live_of(ino);
+        let mut slot = live.slot.lock();
+        let gone = std::mem::take(&mut *self.live.deleted.lock());
+        let deleted = self.db.write(|tx| {
+            crate::names::forget_orphans(tx, &gone)?;
+            crate::names::delete_node(tx, ino)
+        });
+        if deleted.is_err() {
+            self.live.deleted.lock().extend(gone);
+        }
+        let bytes = match (&deleted, slot.known()) {
+            (Ok(Some(_)), Some(state)) => Some(state.bytes),
+            (Ok(noted), _) => *noted,
+            (Err(_), _) => None,
+        };
+        if bytes.is_some() || slot.known().is_none() {
+            self.live.end(&live, &mut slot);
+        }
+        deleted?;
+        let Some(bytes) = bytes else {
+            return Ok(false);
+        };
+        self.live.count_here(bytes, 0);
+        self.live.note_clean(ino);
+        self.cache.remove(ino)?;
+        self.live.deleted.lock().push(ino);
+        Ok(true)
+    }
+
+    /// The database need not note any more which nodes were deleted: of none anything is
+    /// left.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn forget_deleted(&self) -> Result<()> {
+        let gone = std::mem::take(&mut *self.live.deleted.lock());
+        self.db.write(|tx| crate::names::forget_orphans(tx, &gone))
+    }
+
+    /// The database's row of a cache file is gone, and the file itself goes next. If the row
+    /// came back after a power cut, a new file in the same place would be taken for the old
+    /// one; so none is made before the row's end is synced ([`Volume::before_new_file`]).
+    pub(super) fn note_dropped(&self, ino: Ino) -> Result<()> {
+        let syncs = self.db.syncs();
+        let many = {
+            let mut dropped = self.live.dropped.lock();
+            if dropped.len() >= DROPS_NOTED {
+                dropped.retain(|_, at| *at >= syncs);
+            }
+            dropped.insert(ino, syncs);
+            dropped.len() > DROPS_NOTED
+        };
+        if many {
+            self.db.write_synced(|_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn before_new_file(&self, ino: Ino) -> Result<()> {
+        let dropped = self.live.dropped.lock().get(&ino).copied();
+        if dropped.is_some_and(|at| at >= self.db.syncs()) {
+            self.db.write_synced(|_| Ok(()))?;
+        }
+        self.live.dropped.lock().remove(&ino);
+        Ok(())
+    }
+}
