@@ -112,6 +112,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// If the store did not give an answer.
     async fn stat(&self, key: &Key) -> Result<Option<ObjectMeta>, StoreError>;
 
+    /// Lets go of connections and of what is known from them, so that the next answers are
+    /// the store's of then and not this session's. Calls under way are not disturbed.
+    async fn renew(&self) {}
+
     /// Deletes an object. That there was none is fine.
     ///
     /// # Errors

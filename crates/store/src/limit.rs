@@ -100,6 +100,10 @@ impl Store for Limited {
         self.below.address()
     }
 
+    async fn renew(&self) {
+        self.below.renew().await;
+    }
+
     fn durability(&self) -> Durability {
         self.below.durability()
     }

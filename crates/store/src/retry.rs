@@ -104,6 +104,10 @@ impl Store for Retry {
         self.below.address()
     }
 
+    async fn renew(&self) {
+        self.below.renew().await;
+    }
+
     fn durability(&self) -> Durability {
         self.below.durability()
     }

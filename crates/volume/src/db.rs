@@ -14,10 +14,12 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::{Result, VolumeError};
 
-/// The version of the tables in `schema.sql`.
-pub const DATABASE_FORMAT: i64 = 1;
+/// The version of the tables in `schema.sql` and `schema_2.sql`.
+pub const DATABASE_FORMAT: i64 = 2;
 
 const SCHEMA: &str = include_str!("schema.sql");
+/// What format 2 added to format 1.
+const SCHEMA_2: &str = include_str!("schema_2.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;
 
@@ -46,6 +48,7 @@ impl Db {
         tune_writer(&connection)?;
         let tx = connection.transaction()?;
         tx.execute_batch(SCHEMA)?;
+        tx.execute_batch(SCHEMA_2)?;
         tx.execute(
             "INSERT INTO meta(key, value) VALUES('format', ?1), ('synced', ?2)",
             (DATABASE_FORMAT.to_be_bytes(), 0u64.to_be_bytes()),
@@ -60,7 +63,7 @@ impl Db {
     /// If there is none, it is damaged, or it is from a newer Larder.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection =
+        let mut connection =
             Connection::open_with_flags(path, flags).map_err(|error| unreadable(path, &error))?;
         tune_writer(&connection).map_err(|error| unreadable(path, &error))?;
         let format: Vec<u8> = connection
@@ -70,6 +73,10 @@ impl Db {
             .map_err(|error| unreadable(path, &error))?;
         match format.try_into().map(i64::from_be_bytes) {
             Ok(DATABASE_FORMAT) => Ok(Self::with_writer(path, connection)),
+            Ok(1) => {
+                upgrade_from_1(&mut connection)?;
+                Ok(Self::with_writer(path, connection))
+            }
             Ok(newer) if newer > DATABASE_FORMAT => Err(VolumeError::State(format!(
                 "{} has format {newer}, made by a newer Larder; this one knows up to \
                  {DATABASE_FORMAT}. Update Larder",
@@ -254,6 +261,14 @@ fn transact<T>(
     let value = change(&tx)?;
     tx.commit()?;
     Ok(value)
+}
+
+/// Brings the tables of format 1 to format 2.
+fn upgrade_from_1(connection: &mut Connection) -> Result<()> {
+    transact(connection, |tx| {
+        tx.execute_batch(SCHEMA_2)?;
+        set_meta(tx, "format", &DATABASE_FORMAT.to_be_bytes())
+    })
 }
 
 fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {

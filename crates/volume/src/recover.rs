@@ -132,7 +132,8 @@ fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<u64> {
     let synced = db.read(|connection| meta_u64(connection, "synced_epoch"))?;
     let doubtful = db.read(|connection| {
         let query = "SELECT c.ino FROM cached c JOIN nodes n ON n.ino = c.ino
-                     WHERE c.dirty = 0 AND c.epoch > ?1 AND n.content IS NOT NULL";
+                     WHERE c.dirty = 0 AND c.epoch > ?1 AND n.content IS NOT NULL
+                       AND (n.safe = 1 OR NOT EXISTS(SELECT 1 FROM unproven))";
         let mut statement = connection.prepare(query)?;
         let rows = statement.query_map([synced as i64], |row| row.get::<_, i64>(0))?;
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
@@ -142,6 +143,7 @@ fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<u64> {
         db.write(|tx| delete_cached(tx, ino))?;
         cache.remove(ino)?;
     }
+    db.write(|tx| doubt_both(tx, synced))?;
     let dirty = db.read(|connection| inos(connection, "SELECT ino FROM cached WHERE dirty = 1"))?;
     for &ino in &dirty {
         check_pieces(db, cache, keys, ino)?;
@@ -157,6 +159,18 @@ fn after_power_cut(db: &Db, cache: &Cache, keys: &VolumeKeys) -> Result<u64> {
         Ok(())
     })?;
     Ok(doubtful.len() as u64)
+}
+
+/// What may be neither on this disk nor on the store's, for the store did not sync it and the
+/// same power cut may have hit it, is dropped from neither: it is dirty again, and listed.
+fn doubt_both(tx: &Transaction<'_>, synced: u64) -> Result<()> {
+    tx.execute(
+        "UPDATE cached SET dirty = 1 WHERE dirty = 0 AND epoch > ?1 AND EXISTS(
+             SELECT 1 FROM nodes n WHERE n.ino = cached.ino
+                AND n.safe = 0 AND n.content IS NOT NULL)",
+        [synced as i64],
+    )?;
+    Ok(())
 }
 
 /// Checks each stored piece of a dirty file that claims to be present.

@@ -27,6 +27,8 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// A commit is made when so many nodes changed, though the interval is not over.
     pub commit_nodes: u64,
+    /// What a store took without syncing it is looked at again after so long, twice.
+    pub proof_delay: Duration,
     /// Packs on their way to the store at once.
     pub parallel_uploads: usize,
     /// Range requests on their way from the store at once.
@@ -60,6 +62,7 @@ impl Settings {
             settle_open: Duration::from_secs(60),
             commit_interval: Duration::from_secs(10),
             commit_nodes: 10_000,
+            proof_delay: Duration::from_secs(30),
             parallel_uploads: 4,
             parallel_fetches: 8,
             upload_limit: None,

@@ -634,6 +634,13 @@ impl Store for Sftp {
         self.call(|line| self.list_on(line.reader(), prefix)).await
     }
 
+    async fn renew(&self) {
+        let line = self.line.lock().await.line.take();
+        if let Some(line) = line {
+            line.give_up();
+        }
+    }
+
     async fn stat(&self, key: &Key) -> Result<Option<ObjectMeta>, StoreError> {
         self.call(|line| self.stat_on(line.reader(), key)).await
     }

@@ -86,6 +86,10 @@ impl Store for Counting {
         self.below.address()
     }
 
+    async fn renew(&self) {
+        self.below.renew().await;
+    }
+
     fn durability(&self) -> Durability {
         self.below.durability()
     }

@@ -5,6 +5,7 @@
 //! rules and the same order of calls give the same faults.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +100,8 @@ impl Rule {
 pub struct Faulty {
     below: Arc<dyn Store>,
     rules: Mutex<Vec<Rule>>,
+    /// Whether puts are not synced.
+    is_lax: AtomicBool,
 }
 
 impl Faulty {
@@ -107,6 +110,7 @@ impl Faulty {
         Self {
             below,
             rules: Mutex::new(Vec::new()),
+            is_lax: AtomicBool::new(false),
         }
     }
 
@@ -123,6 +127,11 @@ impl Faulty {
             seen: 0,
             random,
         });
+    }
+
+    /// From now on puts are taken, and not synced: the test may lose them as a power cut does.
+    pub fn take_without_sync(&self) {
+        self.is_lax.store(true, Ordering::Relaxed);
     }
 
     /// From now on nothing goes wrong.
@@ -198,8 +207,15 @@ impl Store for Faulty {
         self.below.address()
     }
 
+    async fn renew(&self) {
+        self.below.renew().await;
+    }
+
     fn durability(&self) -> Durability {
-        self.below.durability()
+        match self.is_lax.load(Ordering::Relaxed) {
+            true => Durability::Accepted,
+            false => self.below.durability(),
+        }
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {

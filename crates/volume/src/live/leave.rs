@@ -31,6 +31,8 @@ pub enum KeptReason {
     Dirty,
     /// It is stored, but no acknowledged head reaches it yet.
     NotCommitted,
+    /// A store took it without syncing it, and it is not proven yet.
+    Unproven,
     /// A program has it open.
     Open,
     /// It, or a directory above it, is pinned.
@@ -48,6 +50,10 @@ impl KeptReason {
             Self::NotHere => "nothing of it is here",
             Self::Dirty => "it has changes that are not stored yet",
             Self::NotCommitted => "no stored commit holds it yet",
+            Self::Unproven => {
+                "the store took it without a word that it is on its disk; it is looked at \
+                 again within two minutes"
+            }
             Self::Open => "a program has it open",
             Self::Pinned => "it is pinned",
             Self::Local => "a rule keeps it local",
@@ -118,7 +124,9 @@ impl Volume {
             let safe: bool = connection
                 .prepare_cached("SELECT safe AND nlink > 0 FROM nodes WHERE ino = ?1")?
                 .query_row([ino as i64], |row| row.get(0))?;
-            Ok(if !safe {
+            Ok(if !safe && crate::push::is_awaited(connection, ino)? {
+                Some(KeptReason::Unproven)
+            } else if !safe {
                 Some(KeptReason::NotCommitted)
             } else if is_pinned(connection, ino)? {
                 Some(KeptReason::Pinned)

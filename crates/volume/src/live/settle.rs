@@ -34,6 +34,8 @@ pub struct Settling {
     pub extents: Vec<WorkingExtent>,
     fingerprint: Fingerprint,
     writes: u64,
+    /// Whether its bytes have reached this disk.
+    pub(crate) synced: bool,
 }
 
 /// Which bytes of a file were stored: as long as it is the same, they are the same.
@@ -143,10 +145,26 @@ impl Volume {
                 extents,
                 fingerprint: Fingerprint::of(&meta),
                 writes: held.writes,
+                synced: false,
             };
             let past_us = elsewhere || (held.writers > 0 && held.direct > 0);
             Ok(Some((settling, past_us)))
         })
+    }
+
+    /// Brings to this disk what is being stored, for a store that may lose it yet.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub(crate) fn sync_settling(&self, settling: &mut Settling) -> Result<()> {
+        if !settling.synced
+            && let Some(file) = self.cache.open_file(settling.ino)?
+        {
+            file.sync_data()
+                .map_err(|error| VolumeError::io(self.cache.path(settling.ino), error))?;
+            settling.synced = true;
+        }
+        Ok(())
     }
 
     /// Records the content of a dirty file, all of whose chunks the store acknowledged, if
@@ -178,7 +196,10 @@ impl Volume {
             // Writes that come through this process make it dirty again; others do not show.
             let elsewhere = held.is_elsewhere()?;
             let clean = !elsewhere && (held.writers == 0 || held.direct == 0);
-            let epoch = self.live.fill_epoch.load(Ordering::SeqCst);
+            let epoch = match settling.synced {
+                true => 0,
+                false => self.live.fill_epoch.load(Ordering::SeqCst),
+            };
             let generation = next_generation(held.generation);
             let encoded = larder_format::encode_content(content);
             let next = match &held.here {

@@ -80,6 +80,13 @@ impl Attempts {
             .is_some_and(|attempt| attempt.changed >= CHANGES_WAITED_FOR)
     }
 
+    /// What is stored of open files may not be any more.
+    pub(super) fn forget_stored(&self) {
+        for attempt in self.0.lock().values_mut() {
+            attempt.stored = None;
+        }
+    }
+
     /// Counts changes anew: a caller begins to wait.
     pub(super) fn forget_changes(&self) {
         for attempt in self.0.lock().values_mut() {

@@ -20,6 +20,7 @@ use super::draft::{self, Draft, Taken};
 use super::heads::{self, Compared};
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
+use super::proof::{self, Accepted};
 use super::request::Request;
 use super::shared::Shared;
 use super::upload;
@@ -259,9 +260,9 @@ impl Committer {
             Ok((draft, head))
         })
         .await?;
-        push(&self.shared, volume, n, draft.pages, head).await?;
+        let accepted = push(&self.shared, volume, n, draft.pages, head).await?;
         let noting = Arc::clone(volume);
-        blocking(move || note_acknowledged(&noting, n, &draft.taken)).await?;
+        blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         tracing::debug!(n, %id, "a commit is stored");
         heads::drop_old(volume, &volume.store, n).await;
         if let Err(error) = index::tidy(volume, n).await {
@@ -334,14 +335,15 @@ fn make_durable(volume: &Volume, draft: &Draft, head: &[u8]) -> Result<()> {
     })
 }
 
-/// Sends what the store lacks of a durable commit, in the order that must hold.
+/// Sends what the store lacks of a durable commit, in the order that must hold. Answers
+/// what is to be noted of its head.
 async fn push(
     shared: &Shared,
     volume: &Arc<Volume>,
     n: u64,
     pages: Vec<(ChunkId, Vec<u8>)>,
     head: Vec<u8>,
-) -> Result<()> {
+) -> Result<Option<Accepted>> {
     let packing = Arc::clone(volume);
     let packs = blocking(move || pack_pages(&packing, pages)).await?;
     for pack in packs {
@@ -389,10 +391,10 @@ async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
         return Ok(());
     };
     tracing::info!(n, "sending the commit of the last run again");
-    push(shared, volume, n, pages, head).await?;
+    let accepted = push(shared, volume, n, pages, head).await?;
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
-    blocking(move || note_acknowledged(&noting, n, &Taken::default())).await
+    blocking(move || note_acknowledged(&noting, n, &Taken::default(), accepted.as_ref())).await
 }
 
 type Pending = (u64, Vec<(ChunkId, Vec<u8>)>, Vec<u8>);
@@ -426,8 +428,16 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
 }
 
 /// The head of commit `n` is acknowledged: what it took is stored.
-fn note_acknowledged(volume: &Volume, n: u64, taken: &Taken) -> Result<()> {
+fn note_acknowledged(
+    volume: &Volume,
+    n: u64,
+    taken: &Taken,
+    accepted: Option<&Accepted>,
+) -> Result<()> {
     volume.db.write(|tx| {
+        if let Some(accepted) = accepted {
+            accepted.note(tx)?;
+        }
         tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n = ?1")?
             .execute([n as i64])?;
         forget_changes(volume, tx, taken)
@@ -464,7 +474,7 @@ fn hold_back(tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
 }
 
 fn forget_changes(volume: &Volume, tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
-    volume.set_head_acked(tx, &taken.files)?;
+    proof::reached(volume, tx, &taken.files)?;
     for (ino, change) in &taken.nodes {
         tx.prepare_cached("DELETE FROM changed WHERE ino = ?1 AND seq = ?2")?
             .execute((*ino as i64, change))?;

@@ -15,6 +15,7 @@ use larder_format::{FormatError, head_name, object, open_head, parse_head_name};
 use larder_store::{Key, Store};
 use rusqlite::OptionalExtension;
 
+use super::proof::{self, Accepted};
 use super::shared::Shared;
 use super::upload::{key, put};
 use crate::{Result, Volume, VolumeError};
@@ -148,7 +149,7 @@ async fn lies_there(shared: &Shared, volume: &Volume, name: &Key, n: u64) -> Res
     )
 }
 
-/// Puts the head of commit `n`.
+/// Puts the head of commit `n`. Answers what is to be noted if the store did not sync it.
 ///
 /// # Errors
 /// [`VolumeError::Stopping`]; or the refusal, if another head lies there.
@@ -157,13 +158,12 @@ pub(super) async fn push(
     volume: &Arc<Volume>,
     n: u64,
     head: Vec<u8>,
-) -> Result<()> {
+) -> Result<Option<Accepted>> {
     let name = key(head_name(&volume.replica.id(), n))?;
+    let head = Bytes::from(head);
     match lies_there(shared, volume, &name, n).await? {
-        There::Same => Ok(()),
-        There::Nothing | There::Damaged => {
-            put(shared, &volume.store, &name, Bytes::from(head)).await
-        }
+        There::Same => Ok(Accepted::of(&*volume.store, &name, &head)),
+        There::Nothing | There::Damaged => put(shared, &volume.store, &name, head).await,
         There::Another => {
             refuse(
                 shared,
@@ -183,9 +183,12 @@ pub(super) async fn drop_old(volume: &Volume, store: &Arc<dyn Store>, n: u64) {
     let Some(old) = n.checked_sub(HEADS_KEPT).filter(|&old| old > 0) else {
         return;
     };
-    if let Ok(name) = key(head_name(&volume.replica.id(), old))
-        && let Err(error) = store.delete(&name).await
-    {
+    let deleted = async {
+        let name = key(head_name(&volume.replica.id(), old))?;
+        proof::forget(volume, &name)?;
+        Ok::<_, VolumeError>(store.delete(&name).await?)
+    };
+    if let Err(error) = deleted.await {
         tracing::debug!(%error, old, "an old head stays");
     }
 }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::ingest::salt;
+use super::proof::{self, Accepted};
 use super::shared::Shared;
 use super::upload::{key, put};
 use crate::{Result, Volume, VolumeError};
@@ -57,9 +58,9 @@ pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
         }
         let index = encode_index(&volume.keys, salt()?, &packs)?;
         let name = key(index_name(&index.id))?;
-        put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
+        let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
         let noting = Arc::clone(volume);
-        blocking(move || note(&noting, &index.id, &packs, &[])).await?;
+        blocking(move || note(&noting, &index.id, &packs, &[], accepted.as_ref())).await?;
     }
 }
 
@@ -160,8 +161,17 @@ fn damaged() -> VolumeError {
 }
 
 /// Notes an index object that the store acknowledged, and which ones it replaces.
-fn note(volume: &Volume, id: &IndexId, packs: &[IndexedPack], replaced: &[IndexId]) -> Result<()> {
+fn note(
+    volume: &Volume,
+    id: &IndexId,
+    packs: &[IndexedPack],
+    replaced: &[IndexId],
+    accepted: Option<&Accepted>,
+) -> Result<()> {
     volume.db.write(|tx| {
+        if let Some(accepted) = accepted {
+            accepted.note(tx)?;
+        }
         tx.prepare_cached("INSERT OR REPLACE INTO indexes(id, packs) VALUES(?1, ?2)")?
             .execute((id.as_bytes(), packs.len() as i64))?;
         for pack in packs {
@@ -188,7 +198,9 @@ fn note(volume: &Volume, id: &IndexId, packs: &[IndexedPack], replaced: &[IndexI
 pub(super) async fn tidy(volume: &Arc<Volume>, n: u64) -> Result<()> {
     let replaced = ids(volume, "SELECT id FROM indexes WHERE replaced < ?1", n)?;
     for id in replaced {
-        volume.store.delete(&key(index_name(&id))?).await?;
+        let name = key(index_name(&id))?;
+        proof::forget(volume, &name)?;
+        volume.store.delete(&name).await?;
         volume.db.write(|tx| {
             tx.prepare_cached("DELETE FROM indexes WHERE id = ?1")?
                 .execute([id.as_bytes()])?;
@@ -240,6 +252,8 @@ async fn merge(volume: &Arc<Volume>, small: &[IndexId]) -> Result<()> {
     }
     let index = encode_index(&volume.keys, salt()?, &packs)?;
     let name = key(index_name(&index.id))?;
-    volume.store.put(&name, Bytes::from(index.bytes)).await?;
-    note(volume, &index.id, &packs, small)
+    let bytes = Bytes::from(index.bytes);
+    volume.store.put(&name, bytes.clone()).await?;
+    let accepted = Accepted::of(&*volume.store, &name, &bytes);
+    note(volume, &index.id, &packs, small, accepted.as_ref())
 }

@@ -246,6 +246,7 @@ impl Ingest {
         // From here on nobody else takes it in, even if it grows into the other lane.
         volume.live.set_aside(ino, Some(Aside::Storing));
         let outbox = &volume.push.shared.outbox;
+        let losses = *volume.push.losses.read();
         let number = outbox.begin_file();
         let (content, extents) = match self.cut(volume, number, &settling) {
             Ok(cut) => cut,
@@ -260,9 +261,10 @@ impl Ingest {
             settling,
             content,
             extents,
+            losses,
         };
-        if let Some(done) = outbox.end_file(number, cut) {
-            upload::finish(volume, &done);
+        if let Some(mut done) = outbox.end_file(number, cut) {
+            upload::finish(volume, &mut done);
         }
         Ok(true)
     }

@@ -9,6 +9,7 @@
 //!   chunks are recorded, and the files that waited for nothing else become clean.
 //! - One task ([`commit`]) makes commits of what was stored, and pushes them in the order
 //!   that must hold: packs, tree packs, index, head.
+//! - One task ([`proof`]) looks again at what a store took without syncing it.
 //!
 //! Memory is bounded: a pack has to find room in the [`outbox`] before it is opened, and a
 //! commit takes so many nodes at most. The store may be away for days: every request is
@@ -27,6 +28,7 @@ mod ingest;
 mod log;
 mod outbox;
 mod priority;
+mod proof;
 mod request;
 mod rules;
 mod shared;
@@ -38,7 +40,7 @@ mod written;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 pub use log::CommitInfo;
@@ -46,6 +48,7 @@ pub use request::CommitReport;
 pub use status::PushStatus;
 
 pub(crate) use draft::set_base_commit;
+pub(crate) use proof::{Accepted, is_awaited};
 
 use crate::db::Db;
 use crate::live::Lane;
@@ -61,6 +64,9 @@ pub(crate) struct Push {
     attempts: attempts::Attempts,
     throttle: throttle::Throttle,
     unindexed: index::Unindexed,
+    /// How often packs were lost that counted as stored. A file is cut and recorded within
+    /// one such time, for which the lock is read; taken before a node's lock.
+    losses: RwLock<u64>,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
@@ -71,12 +77,15 @@ impl Push {
     pub(crate) fn new(db: &Db, settings: &Settings) -> Result<Self> {
         let (requests, inbox) = mpsc::unbounded_channel();
         db.write(commit::wake_held)?;
+        let shared = Shared::new(settings);
+        shared.set_unproven(db.read(proof::is_any_unproven)?);
         Ok(Self {
-            shared: Arc::new(Shared::new(settings)),
+            shared: Arc::new(shared),
             rules: rules::Rules::new(&settings.local_rules),
             attempts: attempts::Attempts::default(),
             throttle: throttle::Throttle::new(settings),
             unindexed: index::Unindexed::default(),
+            losses: RwLock::new(0),
             requests,
             inbox: Mutex::new(Some(inbox)),
             ended: Mutex::new(Vec::new()),
@@ -100,6 +109,7 @@ pub(crate) fn run(volume: &Arc<Volume>) {
         ingest::start(volume, Lane::Small),
         ingest::start(volume, Lane::Large),
         commit::start(volume, inbox),
+        proof::start(volume),
     ];
     volume.push.ended.lock().extend(ended);
 }

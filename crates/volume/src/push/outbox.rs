@@ -23,6 +23,8 @@ pub(super) struct Cut {
     pub(super) content: Content,
     /// The pieces of the content, in order.
     pub(super) extents: Vec<Extent>,
+    /// How often packs had been lost when it was begun.
+    pub(super) losses: u64,
 }
 
 /// Packs and files on their way.

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     stored: Mutex<Meter>,
     /// Whether this replica was found to be the one that the store knows.
     compared: AtomicBool,
+    /// Whether something that the store took waits to be proven.
+    unproven: AtomicBool,
     /// How many callers wait for all that is dirty to be stored.
     urgent: AtomicU64,
     /// Until when writers count as waiting for room, in milliseconds since `begin`.
@@ -77,6 +79,7 @@ impl Shared {
             sent: Mutex::new(Meter::new(METER_WINDOW)),
             stored: Mutex::new(Meter::new(METER_WINDOW)),
             compared: AtomicBool::new(false),
+            unproven: AtomicBool::new(false),
             urgent: AtomicU64::new(0),
             pressed_until_ms: AtomicU64::new(0),
         }
@@ -155,6 +158,16 @@ impl Shared {
     /// Whether content may be sent.
     pub(super) fn may_push(&self) -> bool {
         self.compared.load(Ordering::SeqCst) && self.warnings.refusal().is_none()
+    }
+
+    /// Notes whether something that the store took waits to be proven.
+    pub(super) fn set_unproven(&self, is_so: bool) {
+        self.unproven.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Whether something that the store took waits to be proven, as far as is known.
+    pub(super) fn is_unproven(&self) -> bool {
+        self.unproven.load(Ordering::Relaxed)
     }
 
     /// Waits until `bytes` may be sent; false if it is time to stop.

@@ -193,7 +193,7 @@ impl Volume {
                 return Err(VolumeError::Stopping);
             }
             self.push.shared.press();
-            if began.elapsed() >= EVICTION_TIME.min(throttle.limits.stall) {
+            if began.elapsed() >= self.eviction_time() {
                 return Err(VolumeError::NoSpace(format!(
                     "the disk under the cache has {free} bytes left, and {} stay free",
                     throttle.keep_free
@@ -203,6 +203,15 @@ impl Volume {
                 tracing::warn!(free, "the disk under the cache is full");
             }
             std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// How long eviction may take to make room: what the store took and did not sync stays
+    /// here until it was looked at twice.
+    fn eviction_time(&self) -> Duration {
+        match self.push.shared.is_unproven() {
+            true => EVICTION_TIME + self.settings.proof_delay * 4,
+            false => EVICTION_TIME.min(self.push.throttle.limits.stall),
         }
     }
 

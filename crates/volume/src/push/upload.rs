@@ -13,9 +13,13 @@ use larder_model::PackId;
 use larder_store::{Key, Store};
 
 use super::outbox::{Cut, Number};
+use super::proof::Accepted;
 use super::shared::Shared;
 use crate::live::Settled;
 use crate::{Result, Volume, VolumeError};
+
+/// More files at once are not synced one by one.
+const SYNCED_EACH: usize = 4;
 
 /// A sealed pack, with its number in the outbox.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub(super) struct Sent {
     seal: PackRef,
     size: u64,
     entries: Vec<PackEntry>,
+    accepted: Option<Accepted>,
 }
 
 /// Sends a pack in the background.
@@ -70,16 +75,18 @@ pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) ->
     let key = key(pack_name(pack.seal.kind, &pack.id))?;
     let bytes = Bytes::from(pack.bytes);
     let size = bytes.len() as u64;
-    put(shared, store, &key, bytes).await?;
+    let accepted = put(shared, store, &key, bytes).await?;
     Ok(Sent {
         id: pack.id,
         seal: pack.seal,
         size,
         entries: pack.entries,
+        accepted,
     })
 }
 
-/// Puts an object on the store, however long it takes, within the bandwidth limit.
+/// Puts an object on the store, however long it takes, within the bandwidth limit. Answers
+/// what is to be noted if the store did not sync it.
 ///
 /// # Errors
 /// [`VolumeError::Stopping`] if the volume stops first.
@@ -88,7 +95,7 @@ pub(super) async fn put(
     store: &Arc<dyn Store>,
     key: &Key,
     bytes: Bytes,
-) -> Result<()> {
+) -> Result<Option<Accepted>> {
     let size = bytes.len() as u64;
     if !shared.may_send(size).await {
         return Err(VolumeError::Stopping);
@@ -96,7 +103,11 @@ pub(super) async fn put(
     let put = || store.put(key, bytes.clone());
     shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
     shared.note_sent(size);
-    Ok(())
+    let accepted = Accepted::of(&**store, key, &bytes);
+    if accepted.is_some() {
+        shared.set_unproven(true);
+    }
+    Ok(accepted)
 }
 
 /// The key of this name. Names of objects are made by us, so one that is no key is a bug
@@ -126,13 +137,27 @@ fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
     volume.push.unindexed.remember(sent.id, sent.entries);
     let done = volume.push.shared.outbox.acknowledged(number, chunks);
     volume.push.throttle.note_drain(volume.push.shared.now());
-    for cut in done {
-        finish(volume, &cut);
+    let all_synced = done.len() > SYNCED_EACH && sync_all(volume);
+    for mut cut in done {
+        cut.settling.synced = all_synced;
+        finish(volume, &mut cut);
     }
     volume.push.shared.ring();
 }
 
-/// Records an acknowledged pack and where its chunks lie, in one transaction.
+/// Brings all that is stored to this disk at once, for a store that may lose it yet.
+/// Answers whether that was done.
+fn sync_all(volume: &Volume) -> bool {
+    volume.push.shared.is_unproven()
+        && volume
+            .cache
+            .sync_all()
+            .inspect_err(|error| tracing::warn!(%error, "the cache could not be synced"))
+            .is_ok()
+}
+
+/// Records an acknowledged pack and where its chunks lie, in one transaction. A chunk that
+/// another pack has too keeps its first place: files that rest on it may be safe already.
 pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
     volume.db.write(|tx| {
         tx.prepare_cached(
@@ -150,8 +175,13 @@ pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
             .prepare_cached("SELECT pack FROM packs WHERE id = ?1")?
             .query_row([sent.id.as_bytes()], |row| row.get(0))?;
         let mut insert = tx.prepare_cached(
-            "INSERT OR REPLACE INTO chunks(id, pack, entry, off, len, raw_len, codec)
-             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO chunks(id, pack, entry, off, len, raw_len, codec)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)
+             ON CONFLICT(id) DO UPDATE SET pack = excluded.pack, entry = excluded.entry,
+                 off = excluded.off, len = excluded.len, raw_len = excluded.raw_len,
+                 codec = excluded.codec
+             WHERE NOT EXISTS(
+                 SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.condemned = 0)",
         )?;
         for entry in &sent.entries {
             insert.execute((
@@ -163,6 +193,9 @@ pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
                 entry.raw_len,
                 entry.codec.code(),
             ))?;
+        }
+        if let Some(accepted) = &sent.accepted {
+            accepted.note(tx)?;
         }
         Ok(())
     })
@@ -176,9 +209,9 @@ pub(super) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
 }
 
 /// All chunks of a file are stored: records its content.
-pub(super) fn finish(volume: &Volume, cut: &Cut) {
+pub(super) fn finish(volume: &Volume, cut: &mut Cut) {
     let ino = cut.settling.ino;
-    let settled = volume.finish_settle(&cut.settling, &cut.content, &cut.extents);
+    let settled = settle(volume, cut);
     let attempts = &volume.push.attempts;
     match settled {
         Ok(Settled::Clean | Settled::Gone) | Err(VolumeError::NoEntry) => attempts.settled(ino),
@@ -192,4 +225,16 @@ pub(super) fn finish(volume: &Volume, cut: &Cut) {
             tracing::warn!(ino, %error, "a stored file could not be noted as such");
         }
     }
+}
+
+fn settle(volume: &Volume, cut: &mut Cut) -> Result<Settled> {
+    if volume.push.shared.is_unproven() {
+        // The store may lose in a power cut what it has, and this machine in the same one.
+        volume.sync_settling(&mut cut.settling)?;
+    }
+    let losses = volume.push.losses.read();
+    if *losses != cut.losses {
+        return Ok(Settled::ChangedMeanwhile);
+    }
+    volume.finish_settle(&cut.settling, &cut.content, &cut.extents)
 }

@@ -69,6 +69,28 @@ fn a_database_from_a_newer_larder_is_refused_in_words() {
     );
 }
 
+#[test]
+fn a_database_of_format_1_is_brought_up_to_date() {
+    let bench = bench_with_a_file();
+    let image = bench.crash_image("older");
+    let older = database(&image);
+    older
+        .execute_batch("DROP TABLE unproven; DROP TABLE awaiting")
+        .unwrap();
+    let one = [1i64.to_be_bytes()];
+    older
+        .execute("UPDATE meta SET value = ?1 WHERE key = 'format'", one)
+        .unwrap();
+    drop(older);
+    for _ in 0..2 {
+        let volume = bench.start_from(&image, bench.store.clone());
+        assert_eq!(read_file(&volume, "file"), noise(1, 10_000));
+        write_file(&volume, "another", b"new");
+        bench.commit(&volume);
+        bench.stop(volume);
+    }
+}
+
 /// Rows that no Larder writes are an error of the file that they are of, and of no other.
 #[test]
 fn rows_that_make_no_sense_are_clear_errors() {

@@ -22,6 +22,7 @@ use super::slots::note_slots;
 use super::staging::{Staging, random};
 use crate::db::set_meta;
 use crate::names::insert_row;
+use crate::push::Accepted;
 use crate::{Attr, ROOT, Result, Settings, VolumeError, node};
 
 /// What a user must know of a new volume.
@@ -82,11 +83,15 @@ pub async fn init_at_cost(
     }
     let ids: Vec<_> = slots.iter().map(|slot| slot.id).collect();
     staging.db().write(|tx| note_slots(tx, &ids))?;
+    let mut accepted = Vec::new();
     for slot in slots {
-        put(&*store, slot_name(&slot.id), slot.bytes).await?;
+        accepted.extend(put(&*store, slot_name(&slot.id), slot.bytes).await?);
     }
     let header = encode_volume_header(volume);
-    put(&*store, larder_format::object::VOLUME, header).await?;
+    accepted.extend(put(&*store, larder_format::object::VOLUME, header).await?);
+    staging
+        .db()
+        .write(|tx| accepted.iter().try_for_each(|object| object.note(tx)))?;
     staging.finish()?;
     Ok(InitReport {
         volume,
@@ -128,8 +133,15 @@ fn refused(error: larder_format::SlotError) -> VolumeError {
     VolumeError::State(format!("could not seal the volume's keys: {error}"))
 }
 
-async fn put(store: &dyn Store, name: impl Into<String>, bytes: Vec<u8>) -> Result<()> {
-    Ok(store.put(&key(name)?, Bytes::from(bytes)).await?)
+/// Puts an object; answers what is to be noted if the store did not sync it.
+async fn put(
+    store: &dyn Store,
+    name: impl Into<String>,
+    bytes: Vec<u8>,
+) -> Result<Option<Accepted>> {
+    let (name, bytes) = (key(name)?, Bytes::from(bytes));
+    store.put(&name, bytes.clone()).await?;
+    Ok(Accepted::of(store, &name, &bytes))
 }
 
 fn new_volume_id() -> Result<VolumeId> {

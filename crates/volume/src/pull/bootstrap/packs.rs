@@ -1,7 +1,9 @@
 //! Where everything lies: the tables of packs and chunks, from the store's index objects.
 //!
 //! A pack that no index object tells of (one was lost, or a push was cut) is asked for its
-//! own sealed index, by range. So a lost index object loses nothing.
+//! own sealed index, by range. So a lost index object loses nothing. A pack that an index
+//! object tells of and that the store does not list was lost there: its chunks are looked
+//! for in other packs.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -41,14 +43,22 @@ pub(super) async fn learn_packs(
 ) -> Result<Vec<String>> {
     let mut warnings = read_indexes(source, keys, db, wait, report).await?;
     let known: HashSet<PackId> = db.write(known_packs)?;
-    let mut unknown = Vec::new();
+    let (mut unknown, mut listed) = (Vec::new(), HashSet::new());
     for prefix in [object::TREES, object::PACKS] {
         for found in source.store().list(&format!("{prefix}/")).await? {
-            match parse_pack_name(found.key.as_str()) {
-                Some((kind, id)) if !known.contains(&id) => unknown.push((kind, id, found)),
-                _ => {}
+            if let Some((kind, id)) = parse_pack_name(found.key.as_str()) {
+                listed.insert(id);
+                if !known.contains(&id) {
+                    unknown.push((kind, id, found));
+                }
             }
         }
+    }
+    let lost: Vec<_> = known.difference(&listed).copied().collect();
+    if !lost.is_empty() {
+        db.write(|tx| condemn(tx, &lost))?;
+        // Once more, now that the lost packs give way to others.
+        read_indexes(source, keys, db, wait, report).await?;
     }
     let mut reading = stream::iter(unknown)
         .map(|(kind, id, found)| async move {
@@ -63,7 +73,38 @@ pub(super) async fn learn_packs(
             Err(error) => warnings.push(format!("{key} cannot be read: {error}")),
         }
     }
+    let missed = db.write(forget_replaced)?;
+    if missed > 0 {
+        warnings.push(format!(
+            "{missed} packs are not listed by {}, and content in them may be lost. `larder \
+             verify --stores` tells which",
+            source.store().address()
+        ));
+    }
     Ok(warnings)
+}
+
+/// Lets packs that the store does not list give way to others with the same chunks.
+fn condemn(tx: &Transaction<'_>, lost: &[PackId]) -> Result<()> {
+    let mut update = tx.prepare_cached("UPDATE packs SET condemned = 1 WHERE id = ?1")?;
+    for id in lost {
+        update.execute([id.as_bytes()])?;
+    }
+    Ok(())
+}
+
+/// Forgets condemned packs all of whose chunks lie elsewhere. Answers how many others are
+/// left.
+fn forget_replaced(tx: &Transaction<'_>) -> Result<u64> {
+    let count = "SELECT count(*) FROM packs WHERE condemned = 1";
+    let left = || -> Result<i64> { Ok(tx.query_row(count, [], |row| row.get(0))?) };
+    if left()? > 0 {
+        tx.execute(
+            "DELETE FROM packs WHERE condemned = 1 AND pack NOT IN (SELECT pack FROM chunks)",
+            [],
+        )?;
+    }
+    Ok(left()? as u64)
 }
 
 async fn read_indexes(
@@ -174,7 +215,8 @@ fn known_packs(tx: &Transaction<'_>) -> Result<HashSet<PackId>> {
     Ok(known)
 }
 
-/// Enters a pack and its chunks. A chunk that another pack has too keeps its first place.
+/// Enters a pack and its chunks. A chunk that another pack has too keeps its first place,
+/// unless that one is lost.
 fn insert_pack(tx: &Transaction<'_>, pack: &IndexedPack, indexed: bool) -> Result<()> {
     tx.prepare_cached(
         "INSERT OR IGNORE INTO packs(id, kind, size, epoch, salt, indexed)
@@ -192,8 +234,13 @@ fn insert_pack(tx: &Transaction<'_>, pack: &IndexedPack, indexed: bool) -> Resul
         .prepare_cached("SELECT pack FROM packs WHERE id = ?1")?
         .query_row([pack.id.as_bytes()], |row| row.get(0))?;
     let mut insert = tx.prepare_cached(
-        "INSERT OR IGNORE INTO chunks(id, pack, entry, off, len, raw_len, codec)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO chunks(id, pack, entry, off, len, raw_len, codec)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT(id) DO UPDATE SET pack = excluded.pack, entry = excluded.entry,
+             off = excluded.off, len = excluded.len, raw_len = excluded.raw_len,
+             codec = excluded.codec
+         WHERE EXISTS(SELECT 1 FROM packs p WHERE p.pack = chunks.pack AND p.condemned = 1)
+           AND EXISTS(SELECT 1 FROM packs p WHERE p.pack = excluded.pack AND p.condemned = 0)",
     )?;
     for entry in &pack.entries {
         insert.execute((
