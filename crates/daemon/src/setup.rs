@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use larder_model::VolumeId;
+use larder_model::{ChunkId, VolumeId};
 use larder_volume::Credential;
 use larder_volume::progress::Report;
 
@@ -139,20 +139,24 @@ pub async fn init(home: &Home, wanted: Wanted, passphrase: &str) -> Result<Made,
     })
 }
 
-/// Brings a volume to this machine from its store.
+/// Brings a volume to this machine from its store: its newest state, or the one of the
+/// commit with this id.
 ///
 /// # Errors
-/// If the store cannot be reached or holds no volume, or `credential` does not open it.
+/// If `commit` is no id, the store cannot be reached or holds no volume, or `credential` does not open it.
 pub async fn open(
     home: &Home,
     wanted: Wanted,
     credential: Credential,
+    commit: Option<&str>,
     report: Report<'_>,
 ) -> Result<Opened, Failure> {
+    let commit = commit.map(commit_id).transpose()?;
     let staging = wanted.stage(home)?;
     let store = stores::open(&wanted.store, staging.dir(), Root::Expected)?;
     let settings = wanted.config().settings();
-    let opened = larder_volume::open(staging.dir(), store, credential, settings, report).await?;
+    let dir = staging.dir();
+    let opened = larder_volume::open(dir, store, credential, commit, settings, report).await?;
     let volume: VolumeId = opened.volume;
     staging.settle(volume)?;
     Ok(Opened {
@@ -162,6 +166,14 @@ pub async fn open(
         files: opened.files,
         bytes: opened.bytes,
         warnings: opened.warnings,
+    })
+}
+
+fn commit_id(text: &str) -> Result<ChunkId, Failure> {
+    text.parse().map_err(|_| {
+        Failure::usage(format!(
+            "{text:?} is no commit's id: that has 64 hexadecimal digits"
+        ))
     })
 }
 

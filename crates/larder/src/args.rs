@@ -112,6 +112,9 @@ pub struct Open {
     /// Open with the recovery key instead of the passphrase; asks for it on a terminal.
     #[arg(long)]
     pub recovery_key: bool,
+    /// The state of this commit, by its whole id, instead of the newest one.
+    #[arg(long, value_name = "ID")]
+    pub commit: Option<String>,
     /// Open with the recovery key in this file.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub recovery_key_file: Option<PathBuf>,

@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use larder_format::{ReplicaKey, VolumeKeys};
 use larder_store::Store;
+use parking_lot::RwLock;
 
 pub use adopt::AdoptReport;
 pub use cache::Cache;
@@ -71,7 +72,7 @@ pub struct Volume {
     pub(crate) cache: Cache,
     pub(crate) settings: Settings,
     pub(crate) keys: VolumeKeys,
-    pub(crate) replica: ReplicaKey,
+    replica: RwLock<Arc<ReplicaKey>>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) live: live::Lives,
@@ -98,6 +99,7 @@ impl Volume {
         let dir = StateDir::lock(state_dir)?;
         let larder_format::KeyFile { keys, replica } = dir.keys()?;
         let db = Db::open(&dir.database())?;
+        let replica = push::settle_identity(&dir, &db, replica)?;
         let cache = Cache::open(dir.cache())?;
         let inos = names::InoSource::open(&db)?;
         let recovery = recover::recover(&dir, &db, &cache, &keys)?;
@@ -111,7 +113,7 @@ impl Volume {
             cache,
             settings,
             keys,
-            replica,
+            replica: RwLock::new(Arc::new(replica)),
             store,
             runtime,
             live,
@@ -154,6 +156,16 @@ impl Volume {
     /// The volume's id.
     pub fn id(&self) -> larder_model::VolumeId {
         self.keys.volume()
+    }
+
+    /// This replica's key. It may become another one ([`push`]).
+    pub(crate) fn replica(&self) -> Arc<ReplicaKey> {
+        Arc::clone(&self.replica.read())
+    }
+
+    /// From now on this replica is another one.
+    pub(crate) fn set_replica(&self, replica: ReplicaKey) {
+        *self.replica.write() = Arc::new(replica);
     }
 
     /// The settings it runs with.

@@ -92,6 +92,61 @@ impl StateDir {
             .map_err(|error| VolumeError::io(&path, error))
     }
 
+    fn next_key_file(&self) -> PathBuf {
+        self.root.join("key.next")
+    }
+
+    /// Writes the keys that the replica is going to have beside those that it has, durably.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn write_next_keys(&self, keys: &KeyFile) -> Result<()> {
+        let path = self.next_key_file();
+        let bytes = keys.encode();
+        let failed = |error| VolumeError::io(&path, error);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_all()
+            })
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(failed)
+    }
+
+    /// The keys that the replica is going to have, if there are any.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn next_keys(&self) -> Result<Option<KeyFile>> {
+        let path = self.next_key_file();
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(KeyFile::decode(&bytes)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(VolumeError::io(&path, error)),
+        }
+    }
+
+    /// Puts the next keys in the place of those that the replica had, durably.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn take_next_keys(&self) -> Result<()> {
+        let path = self.key_file();
+        std::fs::rename(self.next_key_file(), &path)
+            .and_then(|()| File::open(&self.root)?.sync_all())
+            .map_err(|error| VolumeError::io(&path, error))
+    }
+
     /// The keys of the volume and of this replica.
     ///
     /// # Errors

@@ -9,11 +9,13 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{Bench, Gate, Hold, edit_file, make_dir, noise, read_file, until, write_file};
+use larder_model::ChunkId;
 use larder_store::{Store, StoreOptions};
+use larder_volume::{Credential, ROOT};
 
 /// Holds the push back at a step, takes the crash's image there, and lets another process
 /// go on from it. What was acknowledged before the crash must not be sent again.
@@ -144,30 +146,82 @@ fn a_head_that_left_is_sent_again_with_the_same_bytes() {
     assert_eq!(bench.stored().file("a").unwrap(), b"another");
 }
 
+/// The heads of one replica.
+fn heads_of(heads: &BTreeMap<String, Vec<u8>>, like: &str) -> usize {
+    let replica = like.split('/').nth(1).unwrap();
+    heads.keys().filter(|name| name.contains(replica)).count()
+}
+
+/// A commit, as a new machine gets it.
+fn opened_at(bench: &Bench, name: &str, commit: Option<ChunkId>) -> (PathBuf, Vec<String>) {
+    let state = bench.path(name);
+    let credential = Credential::Passphrase(common::PASSPHRASE.to_owned());
+    let opened = bench.runtime.block_on(larder_volume::open(
+        &state,
+        bench.store.clone(),
+        credential,
+        commit,
+        bench.settings.clone(),
+        &|_| {},
+    ));
+    (state, opened.unwrap().warnings)
+}
+
 #[test]
-fn a_restored_backup_does_not_push_and_loses_nothing() {
+fn a_restored_backup_goes_on_as_a_new_replica_and_nobody_loses_anything() {
     let bench = Bench::new();
     let volume = bench.start();
     write_file(&volume, "a", b"first");
     bench.commit(&volume);
     let backup = bench.crash_image("backup");
     write_file(&volume, "a", b"second");
+    write_file(&volume, "c", b"made after the backup");
     bench.commit(&volume);
     bench.stop(volume);
+    let theirs = bench.stored().commit_id;
     let before = heads(&bench);
+    let old = before.keys().next().unwrap().clone();
 
     let volume = bench.start_from(&backup, bench.store.clone());
     write_file(&volume, "b", b"made on the backup");
-    until("it is refused", || {
-        !volume.push_status().warnings.is_empty()
-    });
-    let words = volume.push_status().warnings[0].clone();
-    assert!(words.contains("nothing is stored any more"), "{words}");
-    let refused = bench.runtime.block_on(volume.commit(None, &|_| {}));
-    assert!(refused.is_err());
-    assert_eq!(read_file(&volume, "b"), b"made on the backup");
+    bench.commit(&volume);
+    let words = volume.push_status().warnings.join("; ");
+    assert!(words.contains("new replica"), "{words}");
+    assert!(words.contains(&theirs.to_string()), "{words}");
     bench.stop(volume);
-    assert_eq!(heads(&bench), before);
+
+    // Nothing of the old replica's was touched, and the new one has heads of its own.
+    let after = heads(&bench);
+    for (name, bytes) in &before {
+        assert_eq!(after.get(name), Some(bytes));
+    }
+    assert_eq!(heads_of(&after, &old), before.len());
+    assert!(after.len() > before.len());
+
+    // A restart goes on as the same new replica, and still tells.
+    let volume = bench.start_from(&backup, bench.store.clone());
+    write_file(&volume, "b", b"again");
+    bench.commit(&volume);
+    assert_eq!(heads(&bench).len(), after.len() + 1);
+    let words = volume.push_status().warnings.join("; ");
+    assert!(words.contains(&theirs.to_string()), "{words}");
+    bench.stop(volume);
+
+    // Whoever opens the volume gets one of the two trees whole, and is told of the other.
+    let (state, warnings) = opened_at(&bench, "newest", None);
+    assert!(
+        warnings.join(" ").contains(&theirs.to_string()),
+        "{warnings:?}"
+    );
+    let volume = bench.start_from(&state, bench.store.clone());
+    assert_eq!(read_file(&volume, "a"), b"first");
+    assert_eq!(read_file(&volume, "b"), b"again");
+    bench.stop(volume);
+    let (state, _) = opened_at(&bench, "theirs", Some(theirs));
+    let volume = bench.start_from(&state, bench.store.clone());
+    assert_eq!(read_file(&volume, "a"), b"second");
+    assert_eq!(read_file(&volume, "c"), b"made after the backup");
+    bench.stop(volume);
 }
 
 /// A bad line that turned one bit of a head made a replica believe that it was an old copy,
@@ -198,7 +252,7 @@ fn a_damaged_head_stops_nobody() {
 }
 
 #[test]
-fn of_two_machines_with_one_key_only_one_pushes() {
+fn of_two_machines_with_one_key_one_becomes_a_new_replica() {
     let bench = Bench::new();
     let volume = bench.start();
     write_file(&volume, "a", b"first");
@@ -208,13 +262,122 @@ fn of_two_machines_with_one_key_only_one_pushes() {
     let twin = bench.start_from(&clone, bench.store.clone());
     write_file(&twin, "b", b"there");
     bench.commit(&twin);
+    let theirs = bench.stored().commit_id;
+    let before = heads(&bench);
+    volume.unlink(ROOT, b"a").unwrap();
     write_file(&volume, "b", b"here");
-    let refused = bench.runtime.block_on(volume.commit(None, &|_| {}));
-    assert!(refused.is_err(), "{refused:?}");
-    assert!(volume.push_status().warnings[0].contains("another machine"));
-    assert_eq!(bench.stored().file("b").unwrap(), b"there");
+    bench.commit(&volume);
+    let words = volume.push_status().warnings.join("; ");
+    assert!(words.contains(&theirs.to_string()), "{words}");
+    assert!(twin.push_status().warnings.is_empty());
+    let after = heads(&bench);
+    for (name, bytes) in &before {
+        assert_eq!(after.get(name), Some(bytes), "{name} was used twice");
+    }
+    write_file(&twin, "c", b"there, too");
+    bench.commit(&twin);
+    assert!(twin.push_status().warnings.is_empty());
+    let mine = volume.log(1).unwrap()[0].id;
     bench.stop(volume);
     bench.stop(twin);
+
+    let (state, _) = opened_at(&bench, "mine", Some(mine));
+    let opened = bench.start_from(&state, bench.store.clone());
+    assert_eq!(read_file(&opened, "b"), b"here");
+    assert!(opened.resolve(b"a").is_err());
+    bench.stop(opened);
+}
+
+/// What was committed here under a number that the store has otherwise is committed again.
+#[test]
+fn a_commit_whose_number_another_took_is_made_again_under_the_new_id() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    make_dir(&volume, "d");
+    write_file(&volume, "d/kept", b"kept");
+    write_file(&volume, "gone", b"gone");
+    bench.commit(&volume);
+    let clone = bench.crash_image("clone");
+    volume.unlink(ROOT, b"gone").unwrap();
+    write_file(&volume, "d/new", b"new");
+    let n = bench.commit(&volume).n;
+    bench.stop(volume);
+    // The clone had not seen that head, and put another one over it.
+    let mine: Vec<_> = heads(&bench)
+        .into_keys()
+        .filter(|name| larder_format::parse_head_name(name).unwrap().1 == n)
+        .collect();
+    for name in &mine {
+        std::fs::remove_file(bench.path("store").join(name)).unwrap();
+    }
+    let twin = bench.start_from(&clone, bench.store.clone());
+    write_file(&twin, "theirs", b"theirs");
+    bench.commit(&twin);
+    bench.stop(twin);
+
+    let volume = bench.start();
+    bench.commit(&volume);
+    let latest = volume.log(1).unwrap()[0].clone();
+    bench.stop(volume);
+    let (state, _) = opened_at(&bench, "mine", Some(latest.id));
+    let opened = bench.start_from(&state, bench.store.clone());
+    assert_eq!(read_file(&opened, "d/new"), b"new");
+    assert_eq!(read_file(&opened, "d/kept"), b"kept");
+    assert!(opened.resolve(b"gone").is_err());
+    bench.stop(opened);
+    // No dot of the number that was used twice is left in it.
+    let keys =
+        larder_format::KeyFile::decode(&std::fs::read(bench.path("clone").join("key")).unwrap());
+    let twice = larder_model::Dot {
+        replica: keys.unwrap().replica.id(),
+        commit: n,
+    };
+    let stored = bench.stored_at(latest.id);
+    assert!(!stored.commit.clock.covers(&twice));
+    for node in stored.nodes().values() {
+        assert!(node.life.0.iter().all(|life| !life.dots.contains(&twice)));
+        assert!(
+            node.attrs
+                .0
+                .iter()
+                .all(|attrs| !attrs.dots.contains(&twice))
+        );
+        assert!(
+            node.content
+                .0
+                .iter()
+                .all(|content| !content.dots.contains(&twice))
+        );
+    }
+}
+
+/// The key file is changed last: whatever a crash left, the next start has one id.
+#[test]
+fn a_crash_while_the_id_changes_leaves_the_new_one() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    write_file(&volume, "a", b"first");
+    bench.commit(&volume);
+    let backup = bench.crash_image("backup");
+    let old_key = std::fs::read(backup.join("key")).unwrap();
+    write_file(&volume, "a", b"second");
+    bench.commit(&volume);
+    bench.stop(volume);
+    let volume = bench.start_from(&backup, bench.store.clone());
+    bench.commit(&volume);
+    bench.stop(volume);
+    let new_key = std::fs::read(backup.join("key")).unwrap();
+    assert_ne!(new_key, old_key);
+    // As before the last step.
+    std::fs::rename(backup.join("key"), backup.join("key.next")).unwrap();
+    std::fs::write(backup.join("key"), &old_key).unwrap();
+    let before = heads(&bench);
+    let volume = bench.start_from(&backup, bench.store.clone());
+    write_file(&volume, "b", b"more");
+    bench.commit(&volume);
+    bench.stop(volume);
+    assert_eq!(std::fs::read(backup.join("key")).unwrap(), new_key);
+    assert_eq!(heads(&bench).len(), before.len() + 1);
 }
 
 #[test]

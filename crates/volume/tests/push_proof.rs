@@ -140,6 +140,7 @@ fn is_stored_again(prefix: &str, spoil: fn(&PathBuf)) {
             &state,
             lax.faulty.clone(),
             credential,
+            None,
             bench.settings.clone(),
             &|_| {},
         ))

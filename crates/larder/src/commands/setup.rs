@@ -45,9 +45,13 @@ pub fn open(args: &Open) -> Result<Exit, Failure> {
     let wanted = wanted(&args.dir, &args.store, args.budget, &args.reach).checked(&home)?;
     let credential = credential(args)?;
     let bar = Bar::new();
-    let opened = on_runtime(bring(&home, wanted, credential, &|progress| {
-        bar.report(progress);
-    }));
+    let opened = on_runtime(bring(
+        &home,
+        wanted,
+        credential,
+        args.commit.as_deref(),
+        &|progress| bar.report(progress),
+    ));
     drop(bar);
     let opened = opened.map_err(about_stores)?;
     opened.warnings.iter().for_each(say::warning);

@@ -17,7 +17,8 @@ use rusqlite::{OptionalExtension, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::draft::{self, Draft, Taken};
-use super::heads::{self, Compared};
+use super::heads::{self, Compared, Pushed};
+use super::identity;
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
 use super::proof::{self, Accepted};
@@ -93,7 +94,7 @@ struct Made {
 impl Committer {
     async fn work(&mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
         if !self.begin().await {
-            return self.refuse_all(inbox).await;
+            return;
         }
         let tick =
             (self.rules.interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
@@ -123,51 +124,36 @@ impl Committer {
                     tokio::time::sleep(REST_AFTER_FAILURE).await;
                 }
             }
-            if self.shared.warnings.refusal().is_some() {
-                return self.refuse_all(inbox).await;
-            }
         }
     }
 
     /// Compares this replica with what the store knows of it, and ends what the last run
-    /// began. False if this replica must not push.
+    /// began. False if it is time to stop.
     async fn begin(&mut self) -> bool {
         loop {
             let Some(volume) = self.volume.upgrade() else {
                 return false;
             };
             let begun = async {
-                let compared = heads::compare(&self.shared, &volume).await?;
-                if compared == Compared::Clear {
-                    resume(&self.shared, &volume).await?;
+                if let Compared::Apart(apart) = heads::compare(&self.shared, &volume).await? {
+                    identity::go_on_as_new(&volume, apart).await?;
                 }
-                Ok::<_, VolumeError>(compared)
+                resume(&self.shared, &volume).await
             };
             match begun.await {
-                Ok(Compared::Clear) => {
+                Ok(()) => {
                     self.shared.warnings.clear("commit");
                     self.shared.allow_push();
                     return true;
                 }
-                Ok(Compared::Refused) | Err(VolumeError::Stopping) => return false,
-                Err(error) if self.shared.warnings.refusal().is_none() => {
-                    self.shared
-                        .warnings
-                        .set("commit", format!("no commit could be made: {error}"));
-                }
-                Err(_) => return false,
+                Err(VolumeError::Stopping) => return false,
+                Err(error) => self
+                    .shared
+                    .warnings
+                    .set("commit", format!("no commit could be made: {error}")),
             }
             drop(volume);
             tokio::time::sleep(REST_AFTER_FAILURE).await;
-        }
-    }
-
-    async fn refuse_all(&self, mut inbox: mpsc::UnboundedReceiver<Request>) {
-        while let Some(request) = inbox.recv().await {
-            let why = self.shared.warnings.refusal();
-            let error = why.map_or(VolumeError::Stopping, VolumeError::State);
-            // Whoever asked may be gone.
-            let _ = request.reply.send(Err(error));
         }
     }
 
@@ -243,6 +229,20 @@ impl Committer {
         must: bool,
     ) -> Result<Made> {
         self.first_change = None;
+        loop {
+            if let Some(made) = self.try_commit(volume, message.clone(), must).await? {
+                return Ok(made);
+            }
+        }
+    }
+
+    /// As [`Committer::commit`]; `None` if this is a new replica now, and has to do it again.
+    async fn try_commit(
+        &mut self,
+        volume: &Arc<Volume>,
+        message: Option<String>,
+        must: bool,
+    ) -> Result<Option<Made>> {
         let most = self.rules.most_nodes;
         let drafting = Arc::clone(volume);
         let draft = blocking(move || make_draft(&drafting, message, most)).await?;
@@ -250,17 +250,23 @@ impl Committer {
         if !draft.differs && !must {
             let noting = Arc::clone(volume);
             let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
-            return Ok(Made { more, ..latest });
+            return Ok(Some(Made { more, ..latest }));
         }
         let (n, id) = (draft.commit.n, draft.id);
-        let head = seal_head(&volume.keys, &volume.replica, n, id, salt()?)?;
+        let head = seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?;
         let keeping = Arc::clone(volume);
         let (draft, head) = blocking(move || {
             make_durable(&keeping, &draft, &head)?;
             Ok((draft, head))
         })
         .await?;
-        let accepted = push(&self.shared, volume, n, draft.pages, head).await?;
+        let accepted = match push(&self.shared, volume, n, draft.pages, head).await? {
+            Pushed::Put(accepted) => accepted,
+            Pushed::Apart(apart) => {
+                identity::go_on_as_new(volume, apart).await?;
+                return Ok(None);
+            }
+        };
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         tracing::debug!(n, %id, "a commit is stored");
@@ -268,7 +274,7 @@ impl Committer {
         if let Err(error) = index::tidy(volume, n).await {
             tracing::debug!(%error, "index objects are tidied up later");
         }
-        Ok(Made { n, id, more })
+        Ok(Some(Made { n, id, more }))
     }
 }
 
@@ -335,15 +341,14 @@ fn make_durable(volume: &Volume, draft: &Draft, head: &[u8]) -> Result<()> {
     })
 }
 
-/// Sends what the store lacks of a durable commit, in the order that must hold. Answers
-/// what is to be noted of its head.
+/// Sends what the store lacks of a durable commit, in the order that must hold.
 async fn push(
     shared: &Shared,
     volume: &Arc<Volume>,
     n: u64,
     pages: Vec<(ChunkId, Vec<u8>)>,
     head: Vec<u8>,
-) -> Result<Option<Accepted>> {
+) -> Result<Pushed> {
     let packing = Arc::clone(volume);
     let packs = blocking(move || pack_pages(&packing, pages)).await?;
     for pack in packs {
@@ -391,7 +396,10 @@ async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
         return Ok(());
     };
     tracing::info!(n, "sending the commit of the last run again");
-    let accepted = push(shared, volume, n, pages, head).await?;
+    let accepted = match push(shared, volume, n, pages, head).await? {
+        Pushed::Put(accepted) => accepted,
+        Pushed::Apart(apart) => return identity::go_on_as_new(volume, apart).await,
+    };
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
     blocking(move || note_acknowledged(&noting, n, &Taken::default(), accepted.as_ref())).await
@@ -454,7 +462,7 @@ fn note_no_difference(volume: &Volume, taken: &Taken) -> Result<Made> {
             VolumeError::Damaged("the database has no commit that it could be like".to_owned())
         })?;
         Ok(Made {
-            n: if commit.author == volume.replica.id() {
+            n: if commit.author == volume.replica().id() {
                 commit.n
             } else {
                 0

@@ -111,7 +111,7 @@ pub(super) fn draft(
         pages: Pages::new(volume, connection),
         trees: base.as_ref().map(|(_, commit)| trees_of(commit)),
         dot: Dot {
-            replica: volume.replica.id(),
+            replica: volume.replica().id(),
             commit: n,
         },
         time: before.next(u64::try_from(wall.0).unwrap_or(0)),

@@ -2,8 +2,9 @@
 //!
 //! Before its first push a replica compares itself with its own newest head there. If that
 //! is ahead of the database (a restored backup, a cloned machine, a lost tail of the
-//! database), or is another than the one made here, nothing may be pushed: a commit number
-//! would be used twice. The same is checked again before each head is put.
+//! database), or is another than the one made here, a commit number would be used twice:
+//! it goes on as a new replica ([`super::identity`]). The same is checked again before each
+//! head is put.
 //!
 //! Only a head with this replica's signature proves such a thing. Bytes that are no head
 //! prove a bad line or a bad disk; a head is put over them.
@@ -11,10 +12,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use larder_format::{FormatError, head_name, object, open_head, parse_head_name};
+use larder_format::{FormatError, Head, head_name, object, open_head, parse_head_name};
 use larder_store::{Key, Store};
 use rusqlite::OptionalExtension;
 
+use super::identity::{self, Apart};
 use super::proof::{self, Accepted};
 use super::shared::Shared;
 use super::upload::{key, put};
@@ -24,12 +26,21 @@ use crate::{Result, Volume, VolumeError};
 const HEADS_KEPT: u64 = 8;
 
 /// What the store shows of this replica's heads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Compared {
     /// This replica may push.
     Clear,
-    /// It must not.
-    Refused,
+    /// It must go on as a new one.
+    Apart(Apart),
+}
+
+/// What became of a head.
+#[derive(Debug)]
+pub(super) enum Pushed {
+    /// It is there. What is to be noted if the store did not sync it.
+    Put(Option<Accepted>),
+    /// Another one is there: this replica must go on as a new one.
+    Apart(Apart),
 }
 
 /// Compares the newest own head on the store with the database.
@@ -37,79 +48,87 @@ pub(super) enum Compared {
 /// # Errors
 /// [`VolumeError::Stopping`], and failures of the database.
 pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Compared> {
-    let store = Arc::clone(&volume.store);
-    let replica = volume.replica.id();
-    let prefix = format!("{}/{replica}/", object::HEADS);
-    let list = || store.list(&prefix);
-    let listed = shared
-        .keep_trying(list)
-        .await
-        .ok_or(VolumeError::Stopping)?;
-    let newest = listed
-        .iter()
-        .filter_map(|object| parse_head_name(object.key.as_str()))
-        .filter(|(of, _)| *of == replica)
-        .map(|(_, n)| n)
-        .max()
-        .unwrap_or(0);
-    let (made, acknowledged) = volume.db.read(|connection| {
-        Ok(connection.query_row(
-            "SELECT coalesce(max(n), 0), coalesce(max(iif(acked, n, 0)), 0) FROM commits",
-            [],
-            |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)),
-        )?)
-    })?;
-    if newest > made {
-        return Ok(refuse(
-            shared,
-            volume,
-            &format!(
-                "the store has commit {newest} of this machine, and the database here knows \
-             {made} only"
-            ),
-        ));
+    let there = numbers(shared, volume).await?;
+    let made = identity::own_commits(&volume.db, HEADS_KEPT + 1)?;
+    let acknowledged = made.iter().filter(|(_, acked)| *acked).map(|(n, _)| *n);
+    let acknowledged = acknowledged.max().unwrap_or(0);
+    let (mut newest, mut is_damaged) = (0, false);
+    for &n in there.iter().rev() {
+        let name = key(head_name(&volume.replica().id(), n))?;
+        match lies_there(shared, volume, &name, n).await? {
+            There::Another(head) => {
+                let common = common(shared, volume, &there).await?;
+                return Ok(Compared::Apart(Apart {
+                    newest: head,
+                    common,
+                }));
+            }
+            There::Damaged => {
+                is_damaged = true;
+                let words = format!(
+                    "{name} on {} is damaged. Check the store with `larder verify --stores`",
+                    volume.store.address()
+                );
+                shared.warnings.set("heads", words);
+            }
+            There::Same => {
+                newest = n;
+                break;
+            }
+            There::Nothing => {}
+        }
     }
-    if newest < acknowledged {
+    if newest < acknowledged && !is_damaged {
         shared.warnings.set(
             "heads",
             format!(
                 "{} shows commit {newest} of this machine as its newest, though {acknowledged} \
                  was acknowledged: it may have lost objects. Check it with `larder verify \
                  --stores`",
-                store.address()
+                volume.store.address()
             ),
         );
     }
-    if newest == 0 {
-        return Ok(Compared::Clear);
-    }
-    let name = key(head_name(&replica, newest))?;
-    Ok(match lies_there(shared, volume, &name, newest).await? {
-        There::Another => refuse(
-            shared,
-            volume,
-            &format!("commit {newest} of this machine on the store is not the one made here"),
-        ),
-        There::Damaged => {
-            let words = format!(
-                "{name} on {} is damaged. Check the store with `larder verify --stores`",
-                store.address()
-            );
-            shared.warnings.set("heads", words);
-            Compared::Clear
-        }
-        There::Same | There::Nothing => Compared::Clear,
-    })
+    Ok(Compared::Clear)
 }
 
-fn refuse(shared: &Shared, volume: &Volume, what: &str) -> Compared {
-    shared.warnings.refuse(format!(
-        "nothing is stored any more: {what}. Its state directory is an old copy (a restored \
-         backup, a cloned machine). Nothing is lost: what is dirty stays here, in {}. Open \
-         the volume anew with `larder open`, and copy there what is newer here",
-        volume.dir.root().display()
-    ));
-    Compared::Refused
+/// The numbers of this replica's heads that the store lists, in order.
+async fn numbers(shared: &Shared, volume: &Volume) -> Result<Vec<u64>> {
+    let replica = volume.replica().id();
+    let prefix = format!("{}/{replica}/", object::HEADS);
+    let list = || volume.store.list(&prefix);
+    let listed = shared.keep_trying(list).await;
+    let mut numbers: Vec<_> = listed
+        .ok_or(VolumeError::Stopping)?
+        .iter()
+        .filter_map(|object| parse_head_name(object.key.as_str()))
+        .filter(|(of, _)| *of == replica)
+        .map(|(_, n)| n)
+        .collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The newest commit that is the same here and on the store, as far as heads show it: one
+/// that was acknowledged, and whose head has gone since, is.
+async fn common(shared: &Shared, volume: &Volume, there: &[u64]) -> Result<u64> {
+    for (n, acked) in identity::own_commits(&volume.db, HEADS_KEPT + 1)? {
+        let is_common = match there.contains(&n) {
+            true => {
+                let name = key(head_name(&volume.replica().id(), n))?;
+                match lies_there(shared, volume, &name, n).await? {
+                    There::Same => true,
+                    There::Nothing | There::Damaged => acked,
+                    There::Another(_) => false,
+                }
+            }
+            false => acked,
+        };
+        if is_common {
+            return Ok(n);
+        }
+    }
+    Ok(0)
 }
 
 enum There {
@@ -117,9 +136,8 @@ enum There {
     Same,
     /// What is no head of this replica.
     Damaged,
-    /// A head that was signed by this replica's key and not made here, or that a newer
-    /// Larder wrote.
-    Another,
+    /// A head that was signed by this replica's key and not made here.
+    Another(Head),
 }
 
 /// What lies under the name of head `n`, compared with the head made here.
@@ -138,41 +156,51 @@ async fn lies_there(shared: &Shared, volume: &Volume, name: &Key, n: u64) -> Res
             .optional()?;
         Ok(head.flatten())
     })?;
-    if here.is_none_or(|here| here == there) {
+    if here.is_some_and(|here| here == there) {
         return Ok(There::Same);
     }
-    Ok(
-        match open_head(&volume.keys, &volume.replica.id(), n, &there) {
-            Ok(_) | Err(FormatError::Newer { .. }) => There::Another,
-            Err(_) => There::Damaged,
-        },
-    )
+    match open_head(&volume.keys, &volume.replica().id(), n, &there) {
+        Ok(head) => Ok(There::Another(head)),
+        Err(newer @ FormatError::Newer { .. }) => Err(newer.into()),
+        Err(_) => Ok(There::Damaged),
+    }
 }
 
-/// Puts the head of commit `n`. Answers what is to be noted if the store did not sync it.
+/// Whether a head lies under this name that was signed by this replica's key and not made
+/// here.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`]; or the refusal, if another head lies there.
+/// [`VolumeError::Stopping`], and failures of the database.
+pub(super) async fn is_anothers(shared: &Shared, volume: &Volume, name: &Key) -> Result<bool> {
+    let Some((_, n)) = parse_head_name(name.as_str()) else {
+        return Ok(false);
+    };
+    let there = lies_there(shared, volume, name, n).await?;
+    Ok(matches!(there, There::Another(_)))
+}
+
+/// Puts the head of commit `n`, unless another one lies there.
+///
+/// # Errors
+/// [`VolumeError::Stopping`], and failures of the database.
 pub(super) async fn push(
     shared: &Shared,
     volume: &Arc<Volume>,
     n: u64,
     head: Vec<u8>,
-) -> Result<Option<Accepted>> {
-    let name = key(head_name(&volume.replica.id(), n))?;
+) -> Result<Pushed> {
+    let name = key(head_name(&volume.replica().id(), n))?;
     let head = Bytes::from(head);
     match lies_there(shared, volume, &name, n).await? {
-        There::Same => Ok(Accepted::of(&*volume.store, &name, &head)),
-        There::Nothing | There::Damaged => put(shared, &volume.store, &name, head).await,
-        There::Another => {
-            refuse(
-                shared,
-                volume,
-                &format!("another machine with this one's key has stored commit {n}"),
-            );
-            Err(VolumeError::State(
-                shared.warnings.refusal().unwrap_or_default(),
-            ))
+        There::Same => Ok(Pushed::Put(Accepted::of(&*volume.store, &name, &head))),
+        There::Nothing | There::Damaged => {
+            let accepted = put(shared, &volume.store, &name, head).await?;
+            Ok(Pushed::Put(accepted))
+        }
+        There::Another(newest) => {
+            let there = numbers(shared, volume).await?;
+            let common = common(shared, volume, &there).await?;
+            Ok(Pushed::Apart(Apart { newest, common }))
         }
     }
 }
@@ -184,7 +212,7 @@ pub(super) async fn drop_old(volume: &Volume, store: &Arc<dyn Store>, n: u64) {
         return;
     };
     let deleted = async {
-        let name = key(head_name(&volume.replica.id(), old))?;
+        let name = key(head_name(&volume.replica().id(), old))?;
         proof::forget(volume, &name)?;
         Ok::<_, VolumeError>(store.delete(&name).await?)
     };

@@ -108,28 +108,15 @@ impl Shared {
 
 /// What a user should know and perhaps act upon, until it is over.
 #[derive(Debug, Default)]
-pub(super) struct Warnings {
-    /// Why this replica must not push at all.
-    refusal: Mutex<Option<String>>,
-    /// What else went wrong, the last of each topic.
-    others: Mutex<BTreeMap<&'static str, String>>,
-}
+pub(super) struct Warnings(
+    /// The last of each topic.
+    Mutex<BTreeMap<&'static str, String>>,
+);
 
 impl Warnings {
-    /// Nothing may be pushed any more, for this reason.
-    pub(super) fn refuse(&self, words: String) {
-        tracing::error!(%words, "this replica does not push");
-        *self.refusal.lock() = Some(words);
-    }
-
-    /// Why nothing may be pushed.
-    pub(super) fn refusal(&self) -> Option<String> {
-        self.refusal.lock().clone()
-    }
-
     /// Sets the warning of a topic.
     pub(super) fn set(&self, topic: &'static str, words: String) {
-        let before = self.others.lock().insert(topic, words.clone());
+        let before = self.0.lock().insert(topic, words.clone());
         if before.as_ref() != Some(&words) {
             tracing::warn!(%words, topic);
         }
@@ -137,15 +124,11 @@ impl Warnings {
 
     /// The topic's warning is over.
     pub(super) fn clear(&self, topic: &'static str) {
-        self.others.lock().remove(topic);
+        self.0.lock().remove(topic);
     }
 
-    /// All warnings, the gravest first.
+    /// All warnings.
     pub(super) fn all(&self) -> Vec<String> {
-        let others = self.others.lock();
-        self.refusal()
-            .into_iter()
-            .chain(others.values().cloned())
-            .collect()
+        self.0.lock().values().cloned().collect()
     }
 }

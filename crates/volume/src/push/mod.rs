@@ -9,6 +9,8 @@
 //!   chunks are recorded, and the files that waited for nothing else become clean.
 //! - One task ([`commit`]) makes commits of what was stored, and pushes them in the order
 //!   that must hold: packs, tree packs, index, head.
+//!   If the store knows more of this replica than the database, it first becomes a new one
+//!   ([`identity`]).
 //! - One task ([`proof`]) looks again at what a store took without syncing it.
 //!
 //! Memory is bounded: a pack has to find room in the [`outbox`] before it is opened, and a
@@ -23,6 +25,7 @@ mod commit;
 mod draft;
 mod heads;
 mod health;
+mod identity;
 mod index;
 mod ingest;
 mod log;
@@ -48,6 +51,7 @@ pub use request::CommitReport;
 pub use status::PushStatus;
 
 pub(crate) use draft::set_base_commit;
+pub(crate) use identity::{first_commit, settle as settle_identity};
 pub(crate) use proof::{Accepted, is_awaited};
 
 use crate::db::Db;

@@ -28,6 +28,7 @@ use larder_store::{Durability, ErrorKind, Key, Store, StoreError};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use tokio::sync::oneshot;
 
+use super::heads;
 use super::index::blocking;
 use super::shared::Shared;
 use super::upload;
@@ -406,6 +407,9 @@ async fn restore(shared: &Shared, volume: &Arc<Volume>, mut lost: Vec<Row>) -> R
     for row in lost {
         if let Some((PackKind::Data, id)) = parse_pack_name(row.name.as_str()) {
             packs.push((row, id));
+        } else if heads::is_anothers(shared, volume, &row.name).await? {
+            // A copy of this replica put it: the next push sees to that.
+            forget(volume, &row.name)?;
         } else {
             put_again(shared, volume, &row).await?;
         }

@@ -42,7 +42,7 @@ impl Volume {
     /// is dirty is stored all the same.
     ///
     /// # Errors
-    /// If this replica must not push, the database fails, or the volume stops.
+    /// If the database fails, or the volume stops.
     pub async fn commit(
         self: &Arc<Self>,
         message: Option<String>,
@@ -79,9 +79,6 @@ impl Volume {
         let mut given_up = Vec::new();
         loop {
             let look = Instant::now();
-            if let Some(refusal) = shared.warnings.refusal() {
-                return Err(VolumeError::State(refusal));
-            }
             self.retain_unstored(&mut waiting, &mut given_up)?;
             report(Progress {
                 phase: "storing".to_owned(),

@@ -157,7 +157,7 @@ impl Shared {
 
     /// Whether content may be sent.
     pub(super) fn may_push(&self) -> bool {
-        self.compared.load(Ordering::SeqCst) && self.warnings.refusal().is_none()
+        self.compared.load(Ordering::SeqCst)
     }
 
     /// Notes whether something that the store took waits to be proven.

@@ -32,7 +32,8 @@ impl Volume {
         let bytes_per_sec = shared.bytes_per_sec();
         let time_left = shared.time_left(waiting_bytes);
         let trouble = shared.health.trouble();
-        let mut warnings = shared.warnings.all();
+        let mut warnings: Vec<_> = self.words_of_apart().into_iter().collect();
+        warnings.extend(shared.warnings.all());
         warnings.extend(
             trouble
                 .iter()

@@ -145,6 +145,18 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// What this commit reaches on the store.
+    pub fn stored_at(&self, commit_id: ChunkId) -> Stored {
+        let stored = self.stored();
+        Stored {
+            commit: Commit::decode(&stored.chunks[&commit_id]).unwrap(),
+            commit_id,
+            ..stored
+        }
+    }
+}
+
 /// Settings with short waits.
 pub fn quick_settings() -> Settings {
     let mut settings = Settings::for_budget(1 << 30);

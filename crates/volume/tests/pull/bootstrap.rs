@@ -148,7 +148,7 @@ async fn the_recovery_key_opens_the_volume_however_it_is_typed() {
     let key = made.unwrap().recovery_key;
     let typed = format!("  {} ", key.to_lowercase().replace('-', " "));
     let (state, typed) = (shelf.state("second"), Credential::RecoveryKey(typed));
-    let opened = larder_volume::open(&state, shelf.store(), typed, settings(), &|_| {});
+    let opened = larder_volume::open(&state, shelf.store(), typed, None, settings(), &|_| {});
     assert_eq!(opened.await.unwrap().files, 0);
     let mode = std::fs::metadata(state.join("key")).unwrap().permissions();
     assert_eq!(mode.mode() & 0o777, 0o600);
@@ -160,7 +160,7 @@ async fn a_wrong_passphrase_opens_nothing_and_leaves_nothing() {
     tree(&shelf).await.stop().await;
     let wrong = Credential::Passphrase("wrong".to_owned());
     let state = shelf.state("second");
-    let error = larder_volume::open(&state, shelf.store(), wrong, settings(), &|_| {})
+    let error = larder_volume::open(&state, shelf.store(), wrong, None, settings(), &|_| {})
         .await
         .unwrap_err();
     assert!(error.to_string().contains("passphrase"), "{error}");
@@ -192,7 +192,16 @@ async fn an_interrupted_open_leaves_no_replica_and_can_be_repeated() {
     for at in 0.. {
         shelf.faulty.clear();
         shelf.faulty.set(Fault::Refused, Call::Any, When::Once(at));
-        match larder_volume::open(&state, shelf.store(), passphrase(), settings(), &|_| {}).await {
+        match larder_volume::open(
+            &state,
+            shelf.store(),
+            passphrase(),
+            None,
+            settings(),
+            &|_| {},
+        )
+        .await
+        {
             Ok(_) => break,
             Err(error) => {
                 assert!(!state.join("volume.db").exists(), "{error}");
@@ -235,9 +244,16 @@ async fn a_damaged_head_is_passed_over_for_the_one_before() {
     let heads = shelf.objects_in("heads");
     std::fs::write(heads.last().unwrap(), b"not a head").unwrap();
     let state = shelf.state("second");
-    let opened = larder_volume::open(&state, shelf.store(), passphrase(), settings(), &|_| {})
-        .await
-        .unwrap();
+    let opened = larder_volume::open(
+        &state,
+        shelf.store(),
+        passphrase(),
+        None,
+        settings(),
+        &|_| {},
+    )
+    .await
+    .unwrap();
     assert!(opened.warnings.iter().any(|words| words.contains("heads/")));
     let second = shelf.start(state, settings());
     assert!(second.volume.resolve(b"later").is_err());

@@ -107,9 +107,16 @@ impl Shelf {
     pub async fn open(&self, name: &str, settings: Settings) -> Replica {
         let state = self.state(name);
         let credential = Credential::Passphrase(PASSPHRASE.to_owned());
-        larder_volume::open(&state, self.store(), credential, settings.clone(), &|_| {})
-            .await
-            .unwrap();
+        larder_volume::open(
+            &state,
+            self.store(),
+            credential,
+            None,
+            settings.clone(),
+            &|_| {},
+        )
+        .await
+        .unwrap();
         self.start(state, settings)
     }
 

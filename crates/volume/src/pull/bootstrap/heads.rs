@@ -20,6 +20,7 @@ use crate::{Result, VolumeError};
 /// A commit, as its bytes say it.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
+    pub(super) id: ChunkId,
     pub(super) commit: Commit,
     pub(super) bytes: Vec<u8>,
 }
@@ -102,29 +103,37 @@ async fn newest_of(
     Ok(None)
 }
 
+/// The commit that a head names.
 async fn read_commit(fetcher: &Fetcher, db: &Db, head: &Head, wait: Duration) -> Result<Found> {
-    let mut found: Option<Vec<u8>> = None;
-    fetch_chunks(
-        fetcher,
-        db,
-        &[head.commit],
-        wait,
-        &mut |_: ChunkId, bytes| {
-            found = Some(bytes.to_vec());
-            Ok(())
-        },
-    )
-    .await?;
-    let bytes = found.ok_or_else(|| {
-        VolumeError::Damaged(format!("commit {} is not on the store", head.commit))
-    })?;
-    let commit = Commit::decode(&bytes)?;
-    if commit.author != head.replica || commit.n != head.n {
+    let found = commit(fetcher, db, head.commit, wait).await?;
+    if found.commit.author != head.replica || found.commit.n != head.n {
         return Err(VolumeError::Damaged(
             "its head names another commit's author or number".to_owned(),
         ));
     }
-    Ok(Found { commit, bytes })
+    Ok(found)
+}
+
+/// The commit of this id.
+///
+/// # Errors
+/// If there is none on the store, or it cannot be had.
+pub(super) async fn commit(
+    fetcher: &Fetcher,
+    db: &Db,
+    id: ChunkId,
+    wait: Duration,
+) -> Result<Found> {
+    let mut found: Option<Vec<u8>> = None;
+    fetch_chunks(fetcher, db, &[id], wait, &mut |_: ChunkId, bytes| {
+        found = Some(bytes.to_vec());
+        Ok(())
+    })
+    .await?;
+    let bytes =
+        found.ok_or_else(|| VolumeError::Damaged(format!("commit {id} is not on the store")))?;
+    let commit = Commit::decode(&bytes)?;
+    Ok(Found { id, commit, bytes })
 }
 
 /// The commit that includes all others, else the latest with a warning.
@@ -141,11 +150,18 @@ fn choose(mut commits: Vec<Found>) -> (Option<Found>, Option<String>) {
     let apart = commits.len();
     let latest = commits.pop();
     let warning = latest.as_ref().map(|latest| {
+        let others: Vec<_> = commits
+            .iter()
+            .filter(|other| !latest.commit.clock.includes(&other.commit.clock))
+            .map(|other| other.id.to_string())
+            .collect();
         format!(
             "{apart} replicas changed the volume apart from each other. This one starts from \
-             the latest state, of replica {}; the changes of the others are on the store and \
-             are not joined yet",
-            latest.commit.author
+             the latest state, of replica {}; the changes of the others are safe on the store, \
+             and not joined. `larder open` with `--commit` and one of these shows them, in a \
+             directory of its own: {}",
+            latest.commit.author,
+            others.join(" ")
         )
     });
     (latest, warning)
@@ -167,6 +183,7 @@ mod tests {
             })
             .collect();
         Found {
+            id: ChunkId([author; 32]),
             commit: Commit {
                 nodes: ChunkId([0; 32]),
                 names: ChunkId([0; 32]),
@@ -199,7 +216,8 @@ mod tests {
         let two = commit(2, &[(1, 2), (2, 1)], 100);
         let (chosen, warning) = choose(vec![one, two]);
         assert_eq!(chosen.unwrap().commit.author, ReplicaId([1; 32]));
-        assert!(warning.unwrap().contains("apart"));
+        let warning = warning.unwrap();
+        assert!(warning.contains("apart") && warning.contains(&ChunkId([2; 32]).to_string()));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Bringing a known volume to this machine: the whole tree at once, content on demand.
 //!
 //! This replica is new: it has a key of its own, and heads of its own. It takes over the
-//! newest commit as its base and writes nothing to the store.
+//! newest commit, or the one that the user names, as its base and writes nothing to the store.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use larder_format::{KeyFile, ReplicaKey, decode_volume_header, object};
-use larder_model::VolumeId;
+use larder_model::{ChunkId, VolumeId};
 use larder_store::Store;
 
 use super::super::locate::key;
@@ -45,7 +45,8 @@ pub async fn find_volume(store: &dyn Store) -> Result<Option<VolumeId>> {
         .transpose()?)
 }
 
-/// Makes a new replica, in `state_dir`, of the volume that `store` holds.
+/// Makes a new replica, in `state_dir`, of the volume that `store` holds: of its newest
+/// commit, or of the one that is given.
 ///
 /// # Errors
 /// If the store cannot be reached or holds no volume, the credential opens it not, the
@@ -55,6 +56,7 @@ pub async fn open(
     state_dir: &Path,
     store: Arc<dyn Store>,
     credential: Credential,
+    commit: Option<ChunkId>,
     settings: Settings,
     report: Report<'_>,
 ) -> Result<OpenReport> {
@@ -80,15 +82,21 @@ pub async fn open(
     let db = staging.db();
     db.write(|tx| slots::note_slots(tx, &slots))?;
     let mut warnings = packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
-    let (newest, apart) = heads::newest(&fetcher, db, wait).await?;
-    warnings.extend(apart);
-    let (files, bytes) = match &newest {
-        Some(newest) => {
-            tree::fetch_pages(&fetcher, db, &newest.commit, wait, report).await?;
+    let base = match commit {
+        Some(id) => Some(heads::commit(&fetcher, db, id, wait).await?),
+        None => {
+            let (newest, apart) = heads::newest(&fetcher, db, wait).await?;
+            warnings.extend(apart);
+            newest
+        }
+    };
+    let (files, bytes) = match &base {
+        Some(base) => {
+            tree::fetch_pages(&fetcher, db, &base.commit, wait, report).await?;
             // Long, but all of the machine waits for nothing else now.
-            tree::fill(db, &newest.commit, report)?;
-            db.write(|tx| set_base_commit(tx, &newest.bytes))?;
-            (newest.commit.files, newest.commit.bytes)
+            tree::fill(db, &base.commit, report)?;
+            db.write(|tx| set_base_commit(tx, &base.bytes))?;
+            (base.commit.files, base.commit.bytes)
         }
         None => {
             db.write(first_node)?;

@@ -209,10 +209,11 @@ impl Volume {
             let indexes: Vec<Vec<u8>> = indexes
                 .query_map([], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
-            let head: Option<i64> =
-                connection.query_row("SELECT max(n) FROM commits WHERE acked = 1", [], |row| {
-                    row.get(0)
-                })?;
+            let head: Option<i64> = connection.query_row(
+                "SELECT max(n) FROM commits WHERE acked = 1 AND n >= ?1",
+                [crate::push::first_commit(connection)? as i64],
+                |row| row.get(0),
+            )?;
             Ok((noted_slots(connection)?, indexes, head))
         })?;
         let slots = slots.iter().map(slot_name);
@@ -220,7 +221,7 @@ impl Volume {
             .iter()
             .filter_map(|id| IndexId::from_slice(id))
             .map(|id| index_name(&id));
-        let head = head.map(|n| head_name(&self.replica.id(), n as u64));
+        let head = head.map(|n| head_name(&self.replica().id(), n as u64));
         let header = object::VOLUME.to_owned();
         Ok(slots.chain(indexes).chain(head).chain([header]).collect())
     }
@@ -243,7 +244,7 @@ impl Volume {
         }
         if let Some((replica, n)) = parse_head_name(name) {
             let head = open_head(&self.keys, &replica, n, bytes)?;
-            let own = replica == self.replica.id();
+            let own = replica == self.replica().id();
             let place = self
                 .db
                 .read(|connection| locate(connection, &head.commit))?;
