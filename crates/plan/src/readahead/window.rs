@@ -70,7 +70,8 @@ impl ReadAhead {
             self.window_bytes = window.first_bytes.min(window.cap_bytes);
         }
         // It grows each time a window was used up by half, not with each small read.
-        let left = self.named - self.next;
+        // The file may have become shorter than where it was read: then nothing is left.
+        let left = self.named.saturating_sub(self.next);
         if left > 0 && left <= self.window_bytes / 2 {
             self.window_bytes = self.window_bytes.saturating_mul(2).min(window.cap_bytes);
         }
@@ -124,6 +125,17 @@ mod tests {
         assert_eq!(requests[0], 512 * KIB);
         assert!(requests.len() < 60, "{} requests", requests.len());
         assert!(requests.iter().any(|len| *len >= 32 * MIB));
+    }
+
+    /// A file was cut while it was read, and grew again: the reader's thread ended, and with
+    /// it the mount.
+    #[test]
+    fn a_file_that_becomes_shorter_under_its_reader_is_read_on() {
+        let mut file = ReadAhead::new();
+        for (size, off) in [(8 * MIB, 0), (64 * KIB, 0), (8 * MIB, 64 * KIB)] {
+            let ahead = file.read(off, 128 * KIB, size, Window::default());
+            assert!(ahead.end <= size);
+        }
     }
 
     #[test]
