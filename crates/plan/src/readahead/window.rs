@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn a_file_that_becomes_shorter_under_its_reader_is_read_on() {
         let mut file = ReadAhead::new();
-        for (size, off) in [(8 * MIB, 0), (64 * KIB, 0), (8 * MIB, 64 * KIB)] {
-            let ahead = file.read(off, 128 * KIB, size, Window::default());
+        for size in [MIB, 64 * KIB, 8 * MIB] {
+            let ahead = file.read(0, MIB, size, Window::default());
             assert!(ahead.end <= size);
         }
     }
