@@ -1,0 +1,269 @@
+"""Larder and its peers, as a benchmark sees them: something that shows a tree, or takes one.
+
+A subject that shows a tree has `path`, where it is mounted, and `cold()`, which makes it forget
+all that it can forget: its own memory and caches, not its connection.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from workplace import check, detach, end, found, peak_memory
+
+PASSPHRASE = "correct horse battery staple"
+
+
+class Native:
+    """A plain directory of the file system under all the others."""
+
+    name = "native"
+
+    def __init__(self, stage):
+        self.path = stage.dir("native")
+
+    def cold(self):
+        """Only the kernel holds something."""
+
+
+class Larder:
+    """A volume with a daemon of its own, in a home of its own."""
+
+    peaks = {}
+
+    def __init__(self, stage, binary, name, address, options=(), profile=None, environment=None):
+        self.stage, self.binary, self.name, self.profile = stage, binary, name, profile
+        self.home = stage.dir(f"{name}-home")
+        self.path = stage.dir(f"{name}-mount")
+        self.child = None
+        secret = self.home / "passphrase"
+        secret.write_text(PASSPHRASE + "\n")
+        self.environment = {
+            **os.environ,
+            **(environment or {}),
+            "LARDER_HOME": str(self.home),
+            "LARDER_PASSPHRASE_FILE": str(secret),
+        }
+        self.run("init", self.path, "--store", address, "--budget", "60G", *options)
+        self.mount()
+
+    def run(self, *arguments):
+        """A command of Larder's; its words."""
+        return check([self.binary, *arguments], env=self.environment)
+
+    def mount(self):
+        """Mounts it, with a daemon that is this run's child."""
+        profile = ["--profile", self.profile] if self.profile else []
+        self.child = self.stage.mounted(
+            [self.binary, "mount", "--foreground", *profile, self.path],
+            self.name,
+            self.path,
+            env=self.environment,
+        )
+
+    def note_peak(self):
+        """Keeps what the daemon's memory came to."""
+        peak = peak_memory(self.child.pid)
+        self.peaks[self.name] = max(self.peaks.get(self.name, 0), peak)
+        return peak
+
+    def unmount(self):
+        """Unmounts it and waits for its daemon's end."""
+        self.note_peak()
+        end(self.child)
+
+    def commit(self):
+        """Waits until all is stored."""
+        self.run("--volume", self.path, "commit", "-m", "bench")
+
+    def settle(self):
+        """Stores all, and waits until the daemon is at rest."""
+        self.commit()
+        time.sleep(1)
+
+    def cold(self):
+        """Drops all content, and the daemon's memory with the daemon."""
+        self.settle()
+        self.run("stash", *[p for p in self.path.iterdir()])
+        self.remount()
+
+    def remount(self):
+        """A new daemon."""
+        self.unmount()
+        self.mount()
+
+
+class Sshfs:
+    """sshfs with its defaults, over a directory that an SSH server serves."""
+
+    name = "sshfs"
+
+    def __init__(self, stage, sshd, served, port=None):
+        self.stage, self.sshd, self.served = stage, sshd, served
+        self.port = port or sshd.port
+        self.path = stage.dir("sshfs-mount")
+        self.mount()
+
+    def mount(self):
+        """Connects and mounts."""
+        self.child = self.stage.mounted(
+            [found("sshfs"), "-f", "-p", self.port, "-o", f"IdentityFile={self.sshd.identity}"]
+            + ["-o", f"UserKnownHostsFile={self.sshd.known_hosts}", "-F", "none"]
+            + [f"{self.sshd.user}@127.0.0.1:{self.served}", self.path],
+            "sshfs",
+            self.path,
+        )
+
+    def cold(self):
+        """A new mount: it caches names and attributes itself."""
+        detach(self.path)
+        end(self.child)
+        self.mount()
+
+
+class S3fs:
+    """s3fs without a disk cache, over a bucket."""
+
+    name = "s3fs"
+
+    def __init__(self, stage, s3, bucket, port=None):
+        self.stage, self.s3, self.bucket = stage, s3, bucket
+        self.port = port or s3.port
+        self.path = stage.dir("s3fs-mount")
+        self.secret = stage.root / "s3fs.passwd"
+        self.secret.write_text(f"{s3.key}:{s3.secret}\n")
+        self.secret.chmod(0o600)
+        self.mount()
+
+    def mount(self):
+        """Connects and mounts."""
+        self.child = self.stage.mounted(
+            [found("s3fs"), self.bucket, self.path, "-f", "-o", f"passwd_file={self.secret}"]
+            + ["-o", f"url=http://127.0.0.1:{self.port}", "-o", "use_path_request_style"]
+            + ["-o", "compat_dir", "-o", "parallel_count=10"],
+            "s3fs",
+            self.path,
+        )
+
+    def cold(self):
+        """A new mount."""
+        detach(self.path)
+        end(self.child)
+        self.mount()
+
+
+class Rclone:
+    """`rclone mount` over SFTP, with its full cache of files, which `cp` needs."""
+
+    name = "rclone"
+
+    def __init__(self, stage, sshd, served, port=None):
+        self.stage, self.sshd, self.served = stage, sshd, served
+        self.port = port or sshd.port
+        self.path = stage.dir("rclone-mount")
+        self.cache = stage.root / "rclone-cache"
+        self.mount()
+
+    def mount(self):
+        """Connects and mounts."""
+        remote = (
+            f":sftp,host=127.0.0.1,port={self.port},user={self.sshd.user},"
+            f"key_file={self.sshd.identity},known_hosts_file={self.sshd.known_hosts}:{self.served}"
+        )
+        self.child = self.stage.mounted(
+            [found("rclone"), "--config", "", "mount", remote, self.path]
+            + ["--vfs-cache-mode", "full", "--cache-dir", self.cache],
+            "rclone",
+            self.path,
+        )
+
+    def cold(self):
+        """A new mount with an empty cache."""
+        detach(self.path)
+        end(self.child)
+        shutil.rmtree(self.cache, ignore_errors=True)
+        self.mount()
+
+
+class Restic:
+    """A restic repository on an SSH server, with its cache of metadata on this disk."""
+
+    name = "restic"
+
+    def __init__(self, stage, sshd, served, port=None):
+        self.stage = stage
+        self.command = [
+            found("restic"),
+            *["-r", f"sftp:bench:{served}"],
+            *["-o", f"sftp.command={sshd.ssh(port)} -s {sshd.user}@127.0.0.1 sftp"],
+        ]
+        self.environment = {
+            **os.environ,
+            "RESTIC_PASSWORD": PASSPHRASE,
+            "RESTIC_CACHE_DIR": str(stage.dir("restic-cache")),
+        }
+        self.mountpoint = stage.dir("restic-mount")
+        self.child = None
+        check([*self.command, "init"], env=self.environment)
+
+    def backup(self, path):
+        """Stores a tree or file; the seconds it took."""
+        home, what = (path, ".") if path.is_dir() else (path.parent, path.name)
+        start = time.perf_counter()
+        check([*self.command, "backup", "--quiet", what], env=self.environment, cwd=home)
+        return time.perf_counter() - start
+
+    def mount(self):
+        """Mounts the snapshots; `path` is the newest one."""
+        self.child = self.stage.mounted(
+            [*self.command, "mount", self.mountpoint],
+            "restic",
+            self.mountpoint,
+            env=self.environment,
+        )
+        self.path = self.mountpoint / "snapshots" / "latest"
+        # Its list of snapshots comes with the first look.
+        for _ in range(100):
+            if self.path.exists():
+                break
+            time.sleep(0.1)
+        return self
+
+    def cold(self):
+        """A new mount."""
+        detach(self.mountpoint)
+        end(self.child)
+        self.mount()
+
+
+def rsync(sshd, source, target, port=None, options=()):
+    """`rsync -a` of a tree or file to an SSH server; the seconds it took."""
+    start = time.perf_counter()
+    check(
+        [found("rsync"), "-a", *options, "-e", sshd.ssh(port), source]
+        + [f"{sshd.user}@127.0.0.1:{target}"]
+    )
+    return time.perf_counter() - start
+
+
+def borg(repository, source):
+    """`borg create` with zstd into a new repository on this disk; the seconds it took."""
+    environment = {**os.environ, "BORG_PASSPHRASE": PASSPHRASE, "BORG_BASE_DIR": f"{repository}-home"}
+    Path(f"{repository}-home").mkdir(exist_ok=True)
+    check([found("borg"), "init", "-e", "repokey-blake2", repository], env=environment)
+    home, what = (source, ".") if source.is_dir() else (source.parent, source.name)
+    start = time.perf_counter()
+    check(
+        [found("borg"), "create", "-C", "zstd,3", f"{repository}::bench", what],
+        env=environment,
+        cwd=home,
+    )
+    return time.perf_counter() - start
+
+
+def copied(source, target):
+    """`cp -r`; the seconds it took."""
+    start = time.perf_counter()
+    subprocess.run(["cp", "-r", source, target], check=True)
+    return time.perf_counter() - start
