@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use larder_mount::Profile;
-use larder_volume::Settings;
+use larder_volume::{PolicyKind, Settings};
 use serde::{Deserialize, Deserializer};
 
 use crate::failure::Failure;
@@ -70,6 +70,8 @@ pub struct Limits {
     pub upload: Option<ByteSize>,
     /// Bytes per second from the store.
     pub download: Option<ByteSize>,
+    /// Bytes per second read from the cache to be stored.
+    pub ingest: Option<ByteSize>,
     /// Share of one core that hashing and compressing may take.
     pub cpu: Option<f64>,
     /// Packs on their way to the store at once.
@@ -82,12 +84,19 @@ pub struct Limits {
     pub dirty_soft: Option<ByteSize>,
     /// Dirty bytes above which writers wait.
     pub dirty_hard: Option<ByteSize>,
+    /// Above the dirty limit, the disk counts as full when nothing drained for so long.
+    pub dirty_stall: Option<Span>,
+    /// What a store took without syncing it is looked at again after so long, twice.
+    pub proof_delay: Option<Span>,
     /// What stays free on the disk.
     pub keep_free: Option<ByteSize>,
     /// Eviction starts above this share of the budget.
     pub high_watermark: Option<f64>,
     /// Eviction stops at this share of the budget.
     pub low_watermark: Option<f64>,
+    /// What goes first: `s3-fifo` or `lru`.
+    #[serde(deserialize_with = "policy_by_name")]
+    pub eviction: Option<PolicyKind>,
     /// A file is stored once it was quiet for so long.
     pub settle_quiet: Option<Span>,
     /// A file that stays open is stored so long after its first change.
@@ -157,6 +166,9 @@ impl Config {
         let zero = [
             ("upload", limits.upload.is_some_and(|b| b.0 == 0)),
             ("download", limits.download.is_some_and(|b| b.0 == 0)),
+            ("ingest", limits.ingest.is_some_and(|b| b.0 == 0)),
+            ("dirty-stall", settings.dirty_stall.is_zero()),
+            ("proof-delay", settings.proof_delay.is_zero()),
             ("parallel-uploads", settings.parallel_uploads == 0),
             ("parallel-fetches", settings.parallel_fetches == 0),
             ("commit-nodes", settings.commit_nodes == 0),
@@ -180,15 +192,19 @@ impl Config {
         let set_count = |slot: &mut usize, value: Option<usize>| *slot = value.unwrap_or(*slot);
         settings.upload_limit = bytes(limits.upload);
         settings.download_limit = bytes(limits.download);
+        settings.ingest_limit = bytes(limits.ingest);
         set_share(&mut settings.cpu_share, limits.cpu);
         set_count(&mut settings.parallel_uploads, limits.parallel_uploads);
         set_count(&mut settings.parallel_fetches, limits.parallel_fetches);
         set_span(&mut settings.read_wait, limits.read_wait);
         set(&mut settings.dirty_soft_bytes, bytes(limits.dirty_soft));
         set(&mut settings.dirty_hard_bytes, bytes(limits.dirty_hard));
+        set_span(&mut settings.dirty_stall, limits.dirty_stall);
+        set_span(&mut settings.proof_delay, limits.proof_delay);
         set(&mut settings.keep_free_bytes, bytes(limits.keep_free));
         set_share(&mut settings.high_watermark, limits.high_watermark);
         set_share(&mut settings.low_watermark, limits.low_watermark);
+        settings.eviction = limits.eviction.unwrap_or(settings.eviction);
         set_span(&mut settings.settle_quiet, limits.settle_quiet);
         set_span(&mut settings.settle_open, limits.settle_open);
         set_span(&mut settings.commit_interval, limits.commit_interval);
@@ -254,6 +270,13 @@ fn profile_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Profile>
     name.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
+fn policy_by_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PolicyKind>, D::Error> {
+    let name = String::deserialize(from)?;
+    let found = PolicyKind::ALL.into_iter().find(|kind| kind.name() == name);
+    let unknown = || serde::de::Error::custom(format!("{name:?} is neither s3-fifo nor lru"));
+    found.map(Some).ok_or_else(unknown)
+}
+
 fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
@@ -289,15 +312,19 @@ const LIMITS_TEXT: &str = r#"
 #[limits]
 #upload = "5M"              # bytes per second to the store; none by default
 #download = "50M"           # bytes per second from the store; none by default
+#ingest = "100M"            # bytes per second read here to be stored; none by default
 #cpu = 1.0                  # share of one core for hashing and compressing
 #parallel-uploads = 4
 #parallel-fetches = 8
 #read-wait = "30s"          # how long a reader waits for content that is away
 #dirty-soft = "10G"         # writers slow down above it; half of the budget by default
 #dirty-hard = "15G"         # writers wait above it; three quarters by default
+#dirty-stall = "60s"        # the disk counts as full when nothing was stored for so long
+#proof-delay = "30s"        # what a store took without syncing is looked at after so long
 #keep-free = "256M"         # stays free on the disk
 #high-watermark = 0.95      # above this share of the budget content is dropped ...
 #low-watermark = 0.85       # ... down to this one
+#eviction = "s3-fifo"       # what goes first; or "lru": what was not used for the longest
 #settle-quiet = "2s"        # a file is stored once it was quiet for so long
 #settle-open = "60s"        # a file that stays open is stored so long after a change
 #commit-interval = "10s"
@@ -350,6 +377,7 @@ mod tests {
         let defaults = Settings {
             upload_limit: Some(5 << 20),
             download_limit: Some(50 << 20),
+            ingest_limit: Some(100 << 20),
             local_rules: vec!["*.o".into()],
             ..Settings::for_budget(20 << 30)
         };
@@ -365,8 +393,10 @@ mod tests {
             ("[limits]\nupload = \"fast\"", "fast"),
             ("profile = \"fast\"", "fast"),
             ("[limits]\nupload = 0", "upload"),
+            ("[limits]\ndirty-stall = \"0\"", "dirty-stall"),
             ("[limits]\nhigh-watermark = 0.5", "low-watermark"),
             ("[limits]\nlow-watermark = nan", "low-watermark"),
+            ("[limits]\neviction = \"fifo\"", "s3-fifo"),
             ("[limits]\nread-wait = \"soon\"", "soon"),
             ("[limits]\ndirty-hard = \"1M\"", "dirty-soft"),
         ] {
@@ -377,6 +407,11 @@ mod tests {
             let error = Config::parse(&text).unwrap_err();
             assert!(error.contains(word), "{line}: {error}");
         }
+        let lru = format!("{base}[limits]\neviction = \"lru\"\n");
+        assert_eq!(
+            Config::parse(&lru).unwrap().settings().eviction,
+            PolicyKind::Lru
+        );
         let relative = base.replace("/m", "m");
         assert!(Config::parse(&relative).unwrap_err().contains("mount"));
     }

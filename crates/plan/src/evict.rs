@@ -28,6 +28,37 @@ pub struct Victim {
     pub bytes: u64,
 }
 
+/// Which policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PolicyKind {
+    /// [`Lru`].
+    Lru,
+    /// [`S3Fifo`].
+    #[default]
+    S3Fifo,
+}
+
+impl PolicyKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Lru, Self::S3Fifo];
+
+    /// Its name in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lru => "lru",
+            Self::S3Fifo => "s3-fifo",
+        }
+    }
+
+    /// A policy of this kind that knows no entry yet.
+    pub fn make(self) -> Box<dyn Policy> {
+        match self {
+            Self::Lru => Box::new(Lru::new()),
+            Self::S3Fifo => Box::new(S3Fifo::new(Refetch::default())),
+        }
+    }
+}
+
 /// Decides what goes first.
 pub trait Policy: Send {
     /// Content of `ino` is here now, and takes `bytes` of the disk. A known entry gets

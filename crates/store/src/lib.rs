@@ -66,6 +66,13 @@ pub enum Durability {
     Accepted,
 }
 
+/// Says when bytes may be sent.
+#[async_trait]
+pub trait Pace: Send + Sync {
+    /// Returns once so many bytes may be sent.
+    async fn may_send(&self, bytes: u64);
+}
+
 /// Keeps immutable objects.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -82,6 +89,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// If it is not certain that the object lies there whole.
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// As [`Store::put`], no faster than `pace` allows. A store that sends in pieces asks
+    /// before each of them; any other asks once for the whole object.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    async fn put_paced(&self, key: &Key, bytes: Bytes, pace: &dyn Pace) -> Result<(), StoreError> {
+        pace.may_send(bytes.len() as u64).await;
+        self.put(key, bytes).await
+    }
 
     /// The whole object; `None` if the store says that there is none.
     ///

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::{Durability, ErrorKind, Key, ObjectMeta, Store, StoreError};
+use crate::{Durability, ErrorKind, Key, ObjectMeta, Pace, Store, StoreError};
 
 /// Damage may be an answer that was cut on its way; after this many attempts it is not.
 const DAMAGED_ATTEMPTS: u32 = 3;
@@ -114,6 +114,11 @@ impl Store for Retry {
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
         self.persist(|| self.below.put(key, bytes.clone())).await
+    }
+
+    async fn put_paced(&self, key: &Key, bytes: Bytes, pace: &dyn Pace) -> Result<(), StoreError> {
+        self.persist(|| self.below.put_paced(key, bytes.clone(), pace))
+            .await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {

@@ -64,6 +64,32 @@ async fn a_put_is_synced_where_the_server_can_and_accepted_elsewhere() {
     assert_eq!(store.durability(), Durability::Accepted);
 }
 
+/// Notes for how many bytes a store asks at a time.
+#[derive(Default)]
+struct Asked(std::sync::Mutex<Vec<u64>>);
+
+#[async_trait::async_trait]
+impl larder_store::Pace for Asked {
+    async fn may_send(&self, bytes: u64) {
+        self.0.lock().unwrap().push(bytes);
+    }
+}
+
+/// A pack of 16 MiB went out in one burst, whatever the limit.
+#[tokio::test]
+async fn a_limit_holds_within_one_object() {
+    let (_sshd, store) = server();
+    let (bytes, asked) = (noise(1, 3 << 20), Asked::default());
+    store
+        .put_paced(&key("a"), bytes.clone(), &asked)
+        .await
+        .unwrap();
+    let asked = asked.0.into_inner().unwrap();
+    assert_eq!(asked.iter().sum::<u64>(), 3 << 20);
+    assert!(asked.iter().all(|&piece| piece <= 256 << 10), "{asked:?}");
+    assert_eq!(store.get(&key("a")).await.unwrap(), Some(bytes));
+}
+
 #[tokio::test]
 async fn a_small_read_costs_one_round_trip_and_the_first_of_an_object_two() {
     let sshd = Sshd::start();

@@ -21,6 +21,7 @@ mod cache;
 mod db;
 mod error;
 mod file;
+mod group;
 mod lease;
 mod live;
 mod names;
@@ -44,7 +45,7 @@ use parking_lot::RwLock;
 
 pub use adopt::AdoptReport;
 pub use cache::Cache;
-pub use db::Db;
+pub use db::{Db, Transaction};
 pub use error::{Result, VolumeError};
 pub use file::{Access, Opened, SeekKind};
 pub use live::{Dropped, KeptReason, Missing, Piece, Settled, Settling, WorkingExtent};
@@ -53,7 +54,7 @@ pub use node::{Attr, SetAttr, TimeSet};
 pub use notify::Notify;
 pub use pull::*;
 pub use push::*;
-pub use settings::Settings;
+pub use settings::{PolicyKind, Settings};
 pub use state_dir::StateDir;
 pub use status::{Entry, Presence, StatFs, Status, StoreStatus};
 pub use xattr::XattrMode;
@@ -86,7 +87,7 @@ pub struct Volume {
 
 impl Volume {
     /// Takes the volume's lock, opens its database, and mends what a crash left.
-    /// Nothing runs in the background before [`Volume::run`].
+    /// Before [`Volume::run`] nothing runs in the background but what keeps groups short.
     ///
     /// # Errors
     /// If another process holds the volume, or its state cannot be read.
@@ -122,6 +123,7 @@ impl Volume {
             recovery,
             stopping: AtomicBool::new(false),
         });
+        group::run(&volume)?;
         if !recovery.clean {
             volume.note_real_sizes();
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use larder_plan::evict::PolicyKind;
+
 /// Limits and habits of one replica. Plain values: reading a file of them is the daemon's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -11,6 +13,8 @@ pub struct Settings {
     pub high_watermark: f64,
     /// Eviction stops at this share of the budget (0 to 1).
     pub low_watermark: f64,
+    /// What goes first.
+    pub eviction: PolicyKind,
     /// Above these dirty bytes, writers slow down to the rate of the store.
     pub dirty_soft_bytes: u64,
     /// Above these dirty bytes, writers wait.
@@ -54,6 +58,7 @@ impl Settings {
             budget_bytes,
             high_watermark: 0.95,
             low_watermark: 0.85,
+            eviction: PolicyKind::default(),
             dirty_soft_bytes: budget_bytes / 2,
             dirty_hard_bytes: budget_bytes / 4 * 3,
             dirty_stall: Duration::from_secs(60),

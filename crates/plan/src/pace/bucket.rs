@@ -26,6 +26,11 @@ impl TokenBucket {
         }
     }
 
+    /// Whether there is a rate to hold.
+    pub fn is_limited(&self) -> bool {
+        self.per_sec.is_some()
+    }
+
     /// Takes `units`, and says how long to wait before they are used. More than a burst
     /// may be taken at once; the wait is so much longer.
     pub fn take(&mut self, now: Duration, units: u64) -> Duration {

@@ -29,6 +29,8 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::Pace;
+
 /// Bytes in flight for one object, each way: enough for 80 MB/s at 100 ms.
 const WINDOW_BYTES: u64 = 8 << 20;
 
@@ -285,8 +287,14 @@ impl Lane {
         Ok(file)
     }
 
-    /// Writes all of a new file and syncs it, if the server can, in two round trips.
-    pub(super) async fn fill(&self, file: &OpenFile, bytes: &Bytes) -> Result<(), Fault> {
+    /// Writes all of a new file and syncs it, if the server can, in two round trips; slower,
+    /// if `pace` says so.
+    pub(super) async fn fill(
+        &self,
+        file: &OpenFile,
+        bytes: &Bytes,
+        pace: Option<&dyn Pace>,
+    ) -> Result<(), Fault> {
         let piece = usize::try_from(self.write_bytes).unwrap_or(usize::MAX);
         let window = pieces_in_flight(self.write_bytes);
         let mut flying = FuturesUnordered::new();
@@ -296,6 +304,9 @@ impl Lane {
                 && let Some(answer) = flying.next().await
             {
                 answer?;
+            }
+            if let Some(pace) = pace {
+                pace.may_send(chunk.len() as u64).await;
             }
             let write = self.session.write(&file.handle, offset, chunk.to_vec());
             let sent = self.send(write).await;

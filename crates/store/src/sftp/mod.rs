@@ -38,8 +38,8 @@ use self::line::{Line, NoLine, Target};
 use crate::address::{Server, decode};
 use crate::key::{is_segment, prefix_directory};
 use crate::{
-    Durability, ErrorKind, Key, MAX_OBJECT_BYTES, ObjectMeta, Store, StoreError, StoreOptions,
-    temporary,
+    Durability, ErrorKind, Key, MAX_OBJECT_BYTES, ObjectMeta, Pace, Store, StoreError,
+    StoreOptions, temporary,
 };
 
 /// Directories that are listed at a time.
@@ -304,7 +304,13 @@ impl Sftp {
         }
     }
 
-    async fn put_on(&self, line: Arc<Line>, key: &Key, bytes: &Bytes) -> Result<(), Trouble> {
+    async fn put_on(
+        &self,
+        line: Arc<Line>,
+        key: &Key,
+        bytes: &Bytes,
+        pace: Option<&dyn Pace>,
+    ) -> Result<(), Trouble> {
         let lane = line.writer().await;
         let name = temporary::name().map_err(|error| {
             Trouble::Said(
@@ -325,7 +331,7 @@ impl Sftp {
             self.directory_to_sync(&lane, &place)
         );
         let (file, directory) = (file?, directory?);
-        let placed = match lane.fill(&file, bytes).await {
+        let placed = match lane.fill(&file, bytes, pace).await {
             Ok(()) => {
                 self.sweep(&lane, &from).await;
                 self.settle(&lane, file, &from, &to, directory.as_deref())
@@ -605,7 +611,12 @@ impl Store for Sftp {
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
-        self.call(|line| self.put_on(line, key, &bytes)).await
+        self.call(|line| self.put_on(line, key, &bytes, None)).await
+    }
+
+    async fn put_paced(&self, key: &Key, bytes: Bytes, pace: &dyn Pace) -> Result<(), StoreError> {
+        self.call(|line| self.put_on(line, key, &bytes, Some(pace)))
+            .await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {

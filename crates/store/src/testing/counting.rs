@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{Durability, Key, ObjectMeta, Store, StoreError};
+use crate::{Durability, Key, ObjectMeta, Pace, Store, StoreError};
 
 /// How often each call was made, and the bytes of those that succeeded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,6 +98,14 @@ impl Store for Counting {
         self.puts.fetch_add(1, Relaxed);
         let size = bytes.len() as u64;
         self.below.put(key, bytes).await?;
+        self.bytes_up.fetch_add(size, Relaxed);
+        Ok(())
+    }
+
+    async fn put_paced(&self, key: &Key, bytes: Bytes, pace: &dyn Pace) -> Result<(), StoreError> {
+        self.puts.fetch_add(1, Relaxed);
+        let size = bytes.len() as u64;
+        self.below.put_paced(key, bytes, pace).await?;
         self.bytes_up.fetch_add(size, Relaxed);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use larder_plan::evict::{Policy, Refetch, S3Fifo, budget_within_disk, bytes_to_free};
+use larder_plan::evict::{Policy, PolicyKind, budget_within_disk, bytes_to_free};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Notify;
@@ -52,8 +52,8 @@ impl Evictor {
     ///
     /// # Errors
     /// If the database fails.
-    pub(crate) fn load(db: &Db) -> Result<Self> {
-        let mut policy = S3Fifo::new(Refetch::default());
+    pub(crate) fn load(db: &Db, kind: PolicyKind) -> Result<Self> {
+        let mut policy = kind.make();
         db.read(|connection| {
             let mut statement =
                 connection.prepare("SELECT ino, bytes FROM cached ORDER BY used, ino")?;
@@ -64,7 +64,7 @@ impl Evictor {
             Ok(())
         })?;
         Ok(Self {
-            policy: Mutex::new(Box::new(policy)),
+            policy: Mutex::new(policy),
             used: Mutex::default(),
             evicting: Mutex::default(),
             look: Arc::default(),

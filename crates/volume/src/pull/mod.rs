@@ -107,7 +107,7 @@ impl Pull {
             streams: readahead::Streams::new(settings),
             marks: neighbours::Marks::default(),
             behind: behind::Behind::new(),
-            evictor: evict::Evictor::load(db)?,
+            evictor: evict::Evictor::load(db, settings.eviction)?,
             pins: pin::Pins::default(),
             stop: watch::Sender::new(false),
             busy: Arc::default(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use larder_format::{Pack, PackKind, PackWriter, seal_head};
 use larder_model::ChunkId;
 use larder_plan::settle::{CommitRules, Due, Uncommitted};
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::OptionalExtension;
 use tokio::sync::{mpsc, oneshot};
 
 use super::draft::{self, Draft, Taken};
@@ -25,6 +25,7 @@ use super::proof::{self, Accepted};
 use super::request::Request;
 use super::shared::Shared;
 use super::upload;
+use crate::db::Transaction;
 use crate::{Result, Volume, VolumeError};
 
 /// While writers wait for room, commits follow each other this closely.

@@ -14,10 +14,10 @@ use larder_format::tree::{
 };
 use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, encode_node};
 use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Register, Time};
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::written::{Seen, write_deleted, write_node};
-use crate::db::{meta, set_meta};
+use crate::db::{Transaction, meta, set_meta};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
 
 /// A commit that is not durable yet.

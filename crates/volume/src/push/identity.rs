@@ -16,11 +16,11 @@ use std::sync::Arc;
 use larder_format::tree::{Tree, TreeKind, parse_node_key};
 use larder_format::{Commit, Head, KeyFile, ReplicaKey, decode_node};
 use larder_model::{ChunkId, Dot, Node, NodeId, Register, ReplicaId};
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::draft::set_base_commit;
 use super::index::blocking;
-use crate::db::{Db, meta, meta_u64, set_meta};
+use crate::db::{Db, Transaction, meta, meta_u64, set_meta};
 use crate::{Ino, Result, StateDir, Volume, VolumeError, node};
 
 /// The id that this replica took; absent while it has its first one.

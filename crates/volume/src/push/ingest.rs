@@ -350,7 +350,7 @@ impl Ingest {
         if outbox.waits_for(number, &id, counted) {
             return Ok(());
         }
-        if volume.db.read(|connection| is_stored(connection, &id))? {
+        if volume.db.look(|connection| is_stored(connection, &id))? {
             outbox.stored(number, counted);
             return Ok(());
         }
@@ -468,7 +468,7 @@ fn class_of(volume: &Volume, settling: &Settling) -> Result<SizeClass> {
 
 /// The lengths of the first chunks of the file's stored version.
 fn lens_before(volume: &Volume, ino: Ino) -> Result<Vec<u32>> {
-    let content: Option<Vec<u8>> = volume.db.read(|connection| {
+    let content: Option<Vec<u8>> = volume.db.look(|connection| {
         Ok(connection
             .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
             .query_row([ino as i64], |row| row.get(0))?)

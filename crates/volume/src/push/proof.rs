@@ -25,13 +25,14 @@ use larder_format::{
 };
 use larder_model::{ChunkId, Content, Extent, PackId};
 use larder_store::{Durability, ErrorKind, Key, Store, StoreError};
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::heads;
 use super::index::blocking;
 use super::shared::Shared;
 use super::upload;
+use crate::db::Transaction;
 use crate::live::{Held, Here, Piece};
 use crate::{Ino, Result, Volume, VolumeError};
 

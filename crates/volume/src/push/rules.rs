@@ -161,10 +161,10 @@ impl Rules {
 
     /// Whether a file is kept from being stored. Rules that are away are fetched for it.
     pub(super) fn keeps_local(&self, volume: &Volume, ino: Ino) -> Result<bool> {
-        if volume.db.read(|connection| was_stored(connection, ino))? {
+        if volume.db.look(|connection| was_stored(connection, ino))? {
             return Ok(false);
         }
-        let names = volume.db.read(|connection| names_of(connection, ino))?;
+        let names = volume.db.look(|connection| names_of(connection, ino))?;
         for named in &names {
             if named.name == RULES_NAME {
                 self.note_rules(volume, named.parent)?;
@@ -175,7 +175,7 @@ impl Rules {
 
     /// Whether the rules, as known, match all names of a node.
     pub(super) fn match_node(&self, volume: &Volume, ino: Ino) -> Result<bool> {
-        let names = volume.db.read(|connection| names_of(connection, ino))?;
+        let names = volume.db.look(|connection| names_of(connection, ino))?;
         self.all_kept(volume, &names, Effort::Remember)
     }
 
@@ -330,7 +330,7 @@ impl Volume {
     /// # Errors
     /// Failures of the database.
     pub fn is_local(&self, ino: Ino) -> Result<bool> {
-        if self.db.read(|connection| was_stored(connection, ino))? {
+        if self.db.look(|connection| was_stored(connection, ino))? {
             return Ok(false);
         }
         if !self.push.rules.match_node(self, ino)? {

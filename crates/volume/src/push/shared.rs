@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use larder_plan::pace::{Meter, TokenBucket};
+use larder_store::Pace;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Semaphore, watch};
 
@@ -170,10 +172,9 @@ impl Shared {
         self.unproven.load(Ordering::Relaxed)
     }
 
-    /// Waits until `bytes` may be sent; false if it is time to stop.
-    pub(super) async fn may_send(&self, bytes: u64) -> bool {
-        let wait = self.bandwidth.lock().take(self.now(), bytes);
-        wait.is_zero() || self.pause(wait).await
+    /// Whether there is a limit to how fast bytes may be sent.
+    pub(super) fn is_limited(&self) -> bool {
+        self.bandwidth.lock().is_limited()
     }
 
     /// An ingest thread used `processor`, and is about to use `bytes` that it read. Answers
@@ -234,6 +235,17 @@ impl Shared {
 
     pub(super) fn is_urgent(&self) -> bool {
         self.urgent.load(Ordering::SeqCst) > 0 || self.is_pressed()
+    }
+}
+
+#[async_trait]
+impl Pace for Shared {
+    /// Returns also when it is time to stop; then the put itself is given up.
+    async fn may_send(&self, bytes: u64) {
+        let wait = self.bandwidth.lock().take(self.now(), bytes);
+        if !wait.is_zero() {
+            self.pause(wait).await;
+        }
     }
 }
 

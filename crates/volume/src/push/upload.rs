@@ -97,10 +97,12 @@ pub(super) async fn put(
     bytes: Bytes,
 ) -> Result<Option<Accepted>> {
     let size = bytes.len() as u64;
-    if !shared.may_send(size).await {
-        return Err(VolumeError::Stopping);
-    }
-    let put = || store.put(key, bytes.clone());
+    let put = || async {
+        match shared.is_limited() {
+            true => store.put_paced(key, bytes.clone(), shared).await,
+            false => store.put(key, bytes.clone()).await,
+        }
+    };
     shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
     shared.note_sent(size);
     let accepted = Accepted::of(&**store, key, &bytes);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder_store::testing::{Call, Fault, When};
-use larder_volume::{Ino, ROOT, Settings};
+use larder_volume::{Ino, PolicyKind, ROOT, Settings};
 
 use crate::support::{Replica, Shelf, bytes, settings, until};
 
@@ -83,8 +83,9 @@ async fn one_read_does_not_bring_the_whole_tree() {
     assert!(brought < all / 4, "{brought} of {all} bytes");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_scan_does_not_push_out_the_working_set_and_the_budget_is_kept() {
+/// Reads 20 files again and again, and then 200 others once, where 60 have room. Answers how
+/// many of the 20 are still here.
+async fn kept_after_a_scan(eviction: PolicyKind) -> usize {
     const SIZE: usize = 64 << 10;
     let shelf = Shelf::new();
     let first = shelf.init(settings()).await;
@@ -102,6 +103,7 @@ async fn a_scan_does_not_push_out_the_working_set_and_the_budget_is_kept() {
     let budget = 60 * SIZE as u64;
     let small = Settings {
         budget_bytes: budget,
+        eviction,
         ..settings()
     };
     let second = shelf.open("second", small).await;
@@ -123,6 +125,18 @@ async fn a_scan_does_not_push_out_the_working_set_and_the_budget_is_kept() {
         .iter()
         .filter(|&&ino| second.is_here(ino))
         .count();
-    assert!(kept >= 18, "{kept} of 20 files of the working set are here");
     second.stop().await;
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_does_not_push_out_the_working_set_and_the_budget_is_kept() {
+    let kept = kept_after_a_scan(PolicyKind::S3Fifo).await;
+    assert!(kept >= 18, "{kept} of 20 files of the working set are here");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_chooses_lru_gets_it() {
+    let kept = kept_after_a_scan(PolicyKind::Lru).await;
+    assert!(kept <= 2, "{kept} of 20 files of the working set are here");
 }

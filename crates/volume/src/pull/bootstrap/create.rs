@@ -14,13 +14,12 @@ use larder_format::{
 };
 use larder_model::{Kind, NodeId, VolumeId};
 use larder_store::Store;
-use rusqlite::Transaction;
 
 use super::super::locate::key;
 use super::join::find_volume;
 use super::slots::note_slots;
 use super::staging::{Staging, random};
-use crate::db::set_meta;
+use crate::db::{Transaction, set_meta};
 use crate::names::insert_row;
 use crate::push::Accepted;
 use crate::{Attr, ROOT, Result, Settings, VolumeError, node};

@@ -18,11 +18,10 @@ use larder_format::{
 };
 use larder_model::PackId;
 use larder_store::ObjectMeta;
-use rusqlite::Transaction;
 
 use super::super::failure::Failure;
 use super::super::source::{Source, Urgency};
-use crate::db::Db;
+use crate::db::{Db, Transaction};
 use crate::progress::{Progress, Report, Unit};
 use crate::{Result, VolumeError};
 

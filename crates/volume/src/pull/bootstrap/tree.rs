@@ -13,12 +13,12 @@ use larder_format::{Commit, decode_node, encode_content, kind_code};
 use larder_model::{
     Attrs, ChunkId, Content, Extent, Kind, Life, Link, LinkId, Node, NodeId, Register,
 };
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{OptionalExtension, params};
 
 use super::super::flight::{Boarding, Flights};
 use super::super::request::{Fetcher, place};
 use super::super::source::Urgency;
-use crate::db::{Db, set_meta};
+use crate::db::{Db, Transaction, set_meta};
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, ROOT, Result, VolumeError};
 
