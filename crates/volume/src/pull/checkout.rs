@@ -5,6 +5,7 @@
 //! that cannot be had is named and the rest goes on; if the store cannot be reached, or
 //! there is no room, it ends at once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -13,6 +14,7 @@ use larder_model::{Content, Extent};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::fetch::{Brought, Want, bring, wants};
+use super::pin::pinned;
 use super::source::Urgency;
 use super::walk::{FileRow, content_of, files_below};
 use super::work;
@@ -77,10 +79,15 @@ impl Volume {
     ) -> Result<CheckoutReport> {
         let weak = Arc::downgrade(self);
         let paths = paths.to_vec();
-        let listed = work(&weak, move |volume| to_bring(volume, &paths));
-        let todo = listed.await.ok_or(VolumeError::Stopping)??;
+        let listed = work(&weak, move |volume| {
+            let stays = volume
+                .db
+                .read(|connection| stays_here(connection, &paths))?;
+            Ok::<_, VolumeError>((to_bring(volume, &paths)?, stays))
+        });
+        let (todo, stays) = listed.await.ok_or(VolumeError::Stopping)??;
         let total: u64 = todo.iter().map(|todo| todo.away_bytes).sum();
-        self.refuse_if_too_much(total)?;
+        self.refuse_if_too_much(total, stays)?;
         let mut feed = Some(Feed {
             todo: todo.into_iter(),
             rest: std::collections::VecDeque::new(),
@@ -124,15 +131,16 @@ impl Volume {
         Ok(checkout)
     }
 
-    fn refuse_if_too_much(&self, bytes: u64) -> Result<()> {
-        if bytes > self.settings.budget_bytes {
-            return Err(VolumeError::NoSpace(format!(
-                "this needs {bytes} bytes, and the budget is {}. Check out less, or raise \
-                 the budget",
-                self.settings.budget_bytes
-            )));
+    fn refuse_if_too_much(&self, bytes: u64, stays: u64) -> Result<()> {
+        let budget = self.settings.budget_bytes;
+        if bytes == 0 || bytes.saturating_add(stays) <= budget {
+            return Ok(());
         }
-        Ok(())
+        Err(VolumeError::NoSpace(format!(
+            "this needs {bytes} bytes more; the budget is {budget}, and {stays} of it are taken \
+             by what stays here: what is to be checked out, what is pinned, and what is not \
+             stored for sure yet. Check out less, unpin something, or raise the budget"
+        )))
     }
 
     fn note_wave(&self, wave: Wave, brought: Brought, checkout: &mut CheckoutReport) {
@@ -196,6 +204,29 @@ impl Feed {
         }
         (Some(self), wave)
     }
+}
+
+/// Bytes here that cannot make way for these files: their own, those of pinned files, and
+/// what is not stored for sure.
+fn stays_here(connection: &Connection, paths: &[Ino]) -> Result<u64> {
+    let mut stays = paths.to_vec();
+    stays.extend(pinned(connection)?);
+    let stays: HashSet<Ino> =
+        files_below(connection, &stays, |file| Ok(file.here.map(|_| file.ino)))?
+            .into_iter()
+            .collect();
+    let mut statement = connection.prepare_cached(
+        "SELECT c.ino, c.bytes, c.dirty = 1 OR n.safe = 0
+         FROM cached c JOIN nodes n ON n.ino = c.ino",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut bytes = 0u64;
+    while let Some(row) = rows.next()? {
+        if row.get(2)? || stays.contains(&(row.get::<_, i64>(0)? as Ino)) {
+            bytes = bytes.saturating_add(row.get::<_, i64>(1)? as u64);
+        }
+    }
+    Ok(bytes)
 }
 
 /// The files that are not here whole, in the order of their packs.

@@ -100,7 +100,11 @@ async fn bring_pinned(volume: &Weak<Volume>, pinned: Result<Vec<Ino>>) -> Option
     })
 }
 
-fn pinned(connection: &Connection) -> Result<Vec<Ino>> {
+/// The files and directories that were pinned by hand.
+///
+/// # Errors
+/// If the database fails.
+pub(super) fn pinned(connection: &Connection) -> Result<Vec<Ino>> {
     let mut statement = connection.prepare_cached("SELECT ino FROM nodes WHERE pin = 1")?;
     let rows = statement.query_map([], |row| Ok(row.get::<_, i64>(0)? as u64))?;
     Ok(rows.collect::<Result<_, _>>()?)

@@ -145,6 +145,32 @@ async fn a_checkout_that_does_not_fit_is_refused_before_it_begins() {
     replica.stop().await;
 }
 
+/// Only the budget as a whole was looked at: a checkout beside pinned or dirty content went
+/// over it, and began to push out what it had just brought.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_does_not_count_on_room_that_dirty_or_pinned_content_takes() {
+    let shelf = Shelf::new();
+    let (replica, away) = with_file_away(&shelf, settings(), &bytes(1, 2 << 20)).await;
+    let state = replica.stop().await;
+    let three = Settings {
+        budget_bytes: 3 << 20,
+        high_watermark: 1.0,
+        settle_quiet: std::time::Duration::from_secs(3600),
+        ..settings()
+    };
+    let replica = shelf.start(state, three);
+    let other = replica.write(ROOT, "other", &bytes(2, (3 << 20) / 2));
+    let refused = replica.volume.checkout(&[away], &|_| {}).await.unwrap_err();
+    assert!(matches!(refused, VolumeError::NoSpace(_)), "{refused}");
+    replica.commit().await;
+    replica.volume.pin(&[other]).unwrap();
+    let refused = replica.volume.checkout(&[away], &|_| {}).await.unwrap_err();
+    assert!(refused.to_string().contains("unpin"), "{refused}");
+    replica.volume.unpin(&[other]).unwrap();
+    replica.volume.checkout(&[away], &|_| {}).await.unwrap();
+    replica.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pinned_comes_by_itself_and_stays() {
     let shelf = Shelf::new();
