@@ -159,8 +159,17 @@ impl Inner {
             ),
             _ => (ErrorKind::Unavailable, ""),
         };
-        let words = format!("cannot {doing} {}: {error}{hint}", path.display());
+        let words = match self.below(path) {
+            Some(below) => format!("cannot {doing} {}: {error}{hint}", below.display()),
+            None => format!("cannot {doing} it: {error}{hint}"),
+        };
         self.error(kind, words).caused_by(error)
+    }
+
+    /// The path below the root, which the error names already; `None` for the root itself.
+    fn below<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        let below = path.strip_prefix(&self.root).unwrap_or(path);
+        (!below.as_os_str().is_empty()).then_some(below)
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -173,10 +182,7 @@ impl Inner {
     fn ensure_root(&self) -> Result<(), StoreError> {
         match fs::metadata(&self.root) {
             Ok(meta) if meta.is_dir() => Ok(()),
-            Ok(_) => Err(self.error(
-                ErrorKind::Invalid,
-                format!("{} is not a folder", self.root.display()),
-            )),
+            Ok(_) => Err(self.error(ErrorKind::Invalid, "this is not a folder")),
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.options.create => {
                 make_directories(&self.root)
                     .map_err(|error| self.failed("make the folder", &self.root, error))
@@ -184,10 +190,7 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self
                 .error(
                     ErrorKind::Unavailable,
-                    format!(
-                        "the folder {} is not there; is its disk mounted?",
-                        self.root.display()
-                    ),
+                    "the folder is not there; is its disk mounted?",
                 )
                 .caused_by(error)),
             Err(error) => Err(self.failed("look at", &self.root, error)),
@@ -218,7 +221,7 @@ impl Inner {
             ErrorKind::Invalid,
             format!(
                 "{} is neither a plain file nor a folder; a store holds nothing else, remove it",
-                path.display()
+                self.below(path).unwrap_or(path).display()
             ),
         )
     }

@@ -42,6 +42,8 @@ async fn a_missing_folder_is_an_error_and_never_an_empty_store() {
         .await
         .unwrap_err();
     assert!(error.message.contains("mounted"), "{error}");
+    let named = error.to_string().matches(root.to_str().unwrap()).count();
+    assert_eq!(named, 1, "{error}");
     assert!(
         !root.exists(),
         "a put must not make the folder of a disk that is not mounted"

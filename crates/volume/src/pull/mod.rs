@@ -171,8 +171,14 @@ pub(crate) fn run(volume: &Arc<Volume>) {
     evict::run(volume);
     pin::run(volume);
     let source = Arc::clone(&volume.pull.fetcher.source);
+    let weak = Arc::downgrade(volume);
     volume.pull.spawn(&volume.runtime, async move {
-        source.keep_probing().await;
+        let answered = move || {
+            if let Some(volume) = weak.upgrade() {
+                crate::push::store_answers(&volume);
+            }
+        };
+        source.keep_probing(answered).await;
     });
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum Urgency {
 
 const METER_WINDOW: Duration = Duration::from_secs(10);
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+/// A store that failed once, and of which nothing was heard since, is asked again.
+const LOOK_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const PROBE_WAIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A store that says "absent", or gives wrong bytes, is asked so often in all.
@@ -54,6 +56,10 @@ pub(crate) struct Source {
     round_trip: Mutex<Option<Duration>>,
     turns: Semaphore,
     turns_behind: Semaphore,
+    /// A store of which nothing was heard for so long is asked whether it is there.
+    look_when_quiet: Duration,
+    /// When the store last answered or failed to.
+    heard: Mutex<Instant>,
 }
 
 /// Whether the store answers.
@@ -93,6 +99,8 @@ impl Source {
             round_trip: Mutex::new(None),
             turns: Semaphore::new(turns),
             turns_behind: Semaphore::new(turns.saturating_sub(2).max(1)),
+            look_when_quiet: settings.read_wait,
+            heard: Mutex::new(Instant::now()),
         }
     }
 
@@ -242,8 +250,7 @@ impl Source {
     fn note_answer(&self, answer: &Result<Option<Bytes>, StoreError>, took: Duration) {
         match answer {
             Ok(bytes) => {
-                self.circuit.lock().succeeded();
-                *self.said.lock() = None;
+                self.note_well();
                 let len = bytes.as_ref().map_or(0, Bytes::len) as u64;
                 self.meter.lock().record(self.begin.elapsed(), len);
                 let mut round_trip = self.round_trip.lock();
@@ -277,7 +284,14 @@ impl Source {
         self.retry.delay(tries + 1, random())
     }
 
+    fn note_well(&self) {
+        self.circuit.lock().succeeded();
+        *self.said.lock() = None;
+        *self.heard.lock() = Instant::now();
+    }
+
     fn note_failure(&self, words: String) -> Duration {
+        *self.heard.lock() = Instant::now();
         *self.said.lock() = Some(words);
         let now = self.begin.elapsed();
         self.circuit.lock().failed(now, random())
@@ -295,33 +309,42 @@ impl Source {
         said.unwrap_or_else(|| format!("{} does not answer", self.store.address()))
     }
 
-    /// Asks a store that is down, whenever it is time to, whether it is back. Never ends;
-    /// from the first call on, only this asks a store that is down.
-    pub(crate) async fn keep_probing(&self) {
+    /// Asks a store that is down, whenever it is time to, whether it is back, and one that
+    /// is up whether it still is, when nothing was heard of it for a while. `answered` is
+    /// called whenever it answers. Never ends; from the first call on, only this asks a store
+    /// that is down.
+    pub(crate) async fn keep_probing(&self, answered: impl Fn()) {
         self.is_probed.store(true, Ordering::Relaxed);
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
-            self.probe().await;
+            if self.is_probe_due() && self.probe().await {
+                answered();
+            }
         }
     }
 
-    async fn probe(&self) {
-        let due = {
-            let mut circuit = self.circuit.lock();
-            let now = self.begin.elapsed();
-            matches!(circuit.health(), Health::Down { .. }) && circuit.admit(now) == Admit::Probe
-        };
-        if !due {
-            return;
+    fn is_probe_due(&self) -> bool {
+        let quiet = self.heard.lock().elapsed();
+        let said = self.said.lock().is_some();
+        let mut circuit = self.circuit.lock();
+        match circuit.health() {
+            Health::Up if said => quiet >= LOOK_AFTER_FAILURE,
+            Health::Up => quiet >= self.look_when_quiet,
+            Health::Down { .. } => circuit.admit(self.begin.elapsed()) == Admit::Probe,
+            Health::Probing { .. } => false,
         }
+    }
+
+    /// Whether the store answers.
+    async fn probe(&self) -> bool {
         let answer = match Key::new(larder_format::object::VOLUME) {
             Ok(key) => tokio::time::timeout(PROBE_WAIT, self.store.stat(&key)).await,
-            Err(_) => return,
+            Err(_) => return false,
         };
         match answer {
             Ok(Ok(_)) => {
-                self.circuit.lock().succeeded();
-                *self.said.lock() = None;
+                self.note_well();
+                return true;
             }
             Ok(Err(error)) => {
                 self.note_failure(error.to_string());
@@ -330,6 +353,7 @@ impl Source {
                 self.note_failure(format!("{} does not answer", self.store.address()));
             }
         }
+        false
     }
 
     /// Whether the store answers.

@@ -42,6 +42,14 @@ impl Health {
         self.trouble.lock().clone()
     }
 
+    /// All that pause try again now, unless a user must act first.
+    pub(super) fn try_again(&self) {
+        let waits = matches!(&*self.trouble.lock(), Some(trouble) if !trouble.needs_user);
+        if waits {
+            self.back.notify_waiters();
+        }
+    }
+
     fn succeeded(&self) {
         let was_down = self.trouble.lock().take().is_some();
         if was_down {

@@ -118,6 +118,11 @@ pub(crate) fn run(volume: &Arc<Volume>) {
     volume.push.ended.lock().extend(ended);
 }
 
+/// The store answered somebody: what pauses because it did not tries again now.
+pub(crate) fn store_answers(volume: &Volume) {
+    volume.push.shared.health.try_again();
+}
+
 /// Stops the workers. What is on its way to the store is cut off, and goes again at the
 /// next start.
 pub(crate) async fn stop(volume: &Volume) {

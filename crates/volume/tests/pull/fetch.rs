@@ -200,3 +200,19 @@ async fn a_jump_in_a_long_file_brings_little_more_than_it_reads() {
     let brought = shelf.counts().bytes_down - before;
     assert!(brought <= 512 << 10, "{brought} bytes");
 }
+
+/// An idle volume said that its store is reachable for as long as nobody asked for anything,
+/// and after one failed request that it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_follows_a_store_that_goes_and_comes_though_nobody_asks_for_anything() {
+    let shelf = Shelf::new();
+    let replica = shelf.init(hasty()).await;
+    replica.commit().await;
+    let reachable = || replica.volume.status().unwrap().stores[0].reachable;
+    assert!(reachable());
+    shelf.faulty.set(Fault::Cut, Call::Any, When::Always);
+    until(|| !reachable()).await;
+    shelf.faulty.clear();
+    until(reachable).await;
+    replica.stop().await;
+}

@@ -1,9 +1,11 @@
 //! What `verify` finds.
 
-use larder_store::testing::{Call, Fault, When};
-use larder_volume::{ROOT, VerifyReport};
+use std::time::Duration;
 
-use crate::support::{Replica, Shelf, bytes, settings};
+use larder_store::testing::{Call, Fault, When};
+use larder_volume::{ROOT, Settings, VerifyReport};
+
+use crate::support::{Replica, Shelf, bytes, settings, until};
 
 async fn verify(replica: &Replica, stores: bool) -> VerifyReport {
     replica
@@ -162,5 +164,37 @@ async fn content_that_is_not_stored_yet_is_not_judged() {
     replica.write(ROOT, "new", &bytes(1, 10_000));
     let found = verify(&replica, false).await;
     assert_eq!((found.files, found.damaged.len()), (0, 0));
+    replica.stop().await;
+}
+
+/// Each object and each long file was a line of its own, each after a wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_is_one_line_and_not_one_for_each_object() {
+    let shelf = Shelf::new();
+    let hasty = Settings {
+        read_wait: Duration::from_millis(800),
+        ..settings()
+    };
+    let replica = shelf.init(hasty.clone()).await;
+    for n in 0..8 {
+        replica.write(ROOT, &format!("long {n}"), &bytes(n, 3 << 20));
+    }
+    replica.commit().await;
+    let state = replica.stop().await;
+    // The lists of chunks are in nobody's memory now.
+    let replica = shelf.start(state, hasty);
+    shelf.faulty.set(Fault::Cut, Call::Any, When::Always);
+    let verified = verify(&replica, true).await;
+    assert_eq!(verified.damaged, []);
+    assert_eq!(verified.missing, []);
+    assert!(verified.unknown.len() <= 3, "{:?}", verified.unknown);
+    shelf.faulty.clear();
+    // It goes away while it is looked at.
+    until(|| replica.volume.pull_status().reachable).await;
+    shelf.faulty.set(Fault::Cut, Call::Get, When::From(2));
+    let verified = verify(&replica, true).await;
+    assert_eq!(verified.damaged, []);
+    assert!(verified.unknown.len() <= 3, "{:?}", verified.unknown);
+    assert!(!verified.unknown.is_empty());
     replica.stop().await;
 }

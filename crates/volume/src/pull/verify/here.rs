@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Weak;
 
-use larder_model::{ChunkId, Extent};
+use larder_model::{ChunkId, Content, Extent};
 
 use super::{Finding, VerifyReport};
 use crate::live::{Here, Map, Piece, map_of};
@@ -40,15 +40,27 @@ pub(super) async fn verify(
         .collect();
     let total: u64 = here.iter().map(|(_, bytes)| bytes).sum();
     let mut verified = VerifyReport::default();
+    let mut away = Away::default();
     for (ino, _) in here {
         let looked = work(volume, move |volume| {
-            let looked = volume.verify_file(ino);
+            let looked = match away.why.is_some() && volume.needs_the_store(ino)? {
+                true => Looked::ListAway(None),
+                false => volume.verify_file(ino)?,
+            };
             // A look opens the file's cache file.
             volume.trim_lives();
-            looked
+            Ok::<_, VolumeError>((looked, away))
         })
         .await;
-        verified.add(looked.ok_or(VolumeError::Stopping)??);
+        let (looked, waiting) = looked.ok_or(VolumeError::Stopping)??;
+        away = waiting;
+        match looked {
+            Looked::At(looked) => verified.add(looked),
+            Looked::ListAway(why) => {
+                away.files += 1;
+                away.why = away.why.or(why);
+            }
+        }
         report(Progress {
             phase: "verifying what is here".to_owned(),
             done: verified.bytes,
@@ -57,25 +69,57 @@ pub(super) async fn verify(
             path: None,
         });
     }
+    if let Some(why) = away.why {
+        let address = work(volume, |volume| volume.store.address().to_owned()).await;
+        verified.unknown.push(Finding::of(
+            address.ok_or(VolumeError::Stopping)?,
+            format!(
+                "the lists of chunks of {} files are away: {why}",
+                away.files
+            ),
+        ));
+    }
     Ok(verified)
 }
 
+/// Files whose lists of chunks are on the store, and why they could not be had. After the
+/// first one no other is waited for.
+#[derive(Default)]
+struct Away {
+    files: u64,
+    why: Option<String>,
+}
+
+enum Looked {
+    At(VerifyReport),
+    /// And why, if the store was asked.
+    ListAway(Option<String>),
+}
+
 impl Volume {
-    fn verify_file(&self, ino: Ino) -> Result<VerifyReport> {
+    /// Whether the file is clean, here whole, and its list of chunks is on the store.
+    fn needs_the_store(&self, ino: Ino) -> Result<bool> {
+        let whole = self.hold(ino, |held| {
+            Ok(matches!(held.here, Here::Whole) && !held.dirty)
+        });
+        if !matches!(whole, Ok(true)) {
+            return Ok(false);
+        }
+        let content = self.db.read(|connection| content_of(connection, ino))?;
+        Ok(matches!(content, Content::List { .. }))
+    }
+
+    fn verify_file(&self, ino: Ino) -> Result<Looked> {
         let mut verified = VerifyReport::default();
         let look = match self.look_at(ino) {
             Ok(Some(look)) => look,
-            Ok(None) | Err(VolumeError::NoEntry) => return Ok(verified),
+            Ok(None) | Err(VolumeError::NoEntry) => return Ok(Looked::At(verified)),
             Err(error @ (VolumeError::Away(_) | VolumeError::TimedOut(_))) => {
-                let problem = format!("its list of chunks is away: {error}");
-                verified
-                    .unknown
-                    .push(Finding::of(self.name_of(ino), problem));
-                return Ok(verified);
+                return Ok(Looked::ListAway(Some(error.to_string())));
             }
             Err(error @ (VolumeError::Damaged(_) | VolumeError::Format(_))) => {
                 verified.damaged.push(Finding::of(self.name_of(ino), error));
-                return Ok(verified);
+                return Ok(Looked::At(verified));
             }
             Err(error) => return Err(error),
         };
@@ -90,7 +134,7 @@ impl Volume {
         if !rotten.is_empty() {
             verified.damaged.extend(self.mend(ino, &look, &rotten)?);
         }
-        Ok(verified)
+        Ok(Looked::At(verified))
     }
 
     /// What of the file has hashes; `None` if nothing has.

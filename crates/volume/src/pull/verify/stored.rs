@@ -53,7 +53,16 @@ pub(super) async fn verify(
     let expecting = || work(&weak, |volume| volume.expected());
     let expected = expecting().await.ok_or(VolumeError::Stopping)??;
 
-    let objects = volume.store.list("").await?;
+    let objects = match volume.store.list("").await {
+        Ok(objects) => objects,
+        Err(error) => {
+            verified.unknown.push(Finding::of(
+                volume.store.address(),
+                format!("nothing on it could be looked at: {}", error.message),
+            ));
+            return Ok(verified);
+        }
+    };
     let listed: BTreeMap<&str, u64> = objects
         .iter()
         .map(|found| (found.key.as_str(), found.size))
@@ -103,7 +112,7 @@ async fn read_all(
     report: Report<'_>,
 ) -> Result<()> {
     let total: u64 = objects.iter().map(|found| found.size).sum();
-    let mut done = 0;
+    let (mut done, count) = (0, objects.len() as u64);
     let mut reading = stream::iter(objects)
         .map(|found| {
             let known = Arc::clone(&known);
@@ -120,6 +129,17 @@ async fn read_all(
             Ok(Some(problem)) => verified.damaged.push(Finding::of(name, problem)),
             Err(Failure::Stopping) => return Err(VolumeError::Stopping),
             Err(Failure::Damaged(what)) => verified.damaged.push(Finding::of(name, what)),
+            // One line for all that is left: each would say the same, after the same wait.
+            Err(failure @ Failure::Away(_)) => {
+                verified.unknown.push(Finding::of(
+                    volume.store.address(),
+                    format!(
+                        "{} of {count} objects could not be looked at: {failure}",
+                        count - verified.objects
+                    ),
+                ));
+                return Ok(());
+            }
             Err(failure) => verified.unknown.push(Finding::of(name, failure)),
         }
         verified.objects += 1;
@@ -184,6 +204,13 @@ impl Volume {
                 }
                 Ok(())
             });
+            if let Err(error @ (VolumeError::Away(_) | VolumeError::TimedOut(_))) = each {
+                verified.unknown.push(Finding::of(
+                    self.store.address(),
+                    format!("lists of chunks are away: {error}"),
+                ));
+                break;
+            }
             if let Err(error) = each
                 && verified.unknown.len() < NAMED
             {
