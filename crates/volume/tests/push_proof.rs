@@ -287,3 +287,20 @@ fn what_one_power_cut_hit_here_and_there_is_not_dropped_from_here() {
     lax.bench.stop(volume);
     assert!(lax.bench.stored().file("a").unwrap() == noise(5, 300_000));
 }
+
+#[test]
+fn a_line_that_turns_a_bit_now_and_then_loses_nothing() {
+    let lax = Lax::new(NEVER);
+    let volume = lax.bench.start();
+    let ino = write_file(&volume, "a", &noise(1, 100_000));
+    lax.bench.commit(&volume);
+    lax.bench.stop(volume);
+    let mut lax = lax;
+    lax.bench.settings.proof_delay = SOON;
+    lax.faulty
+        .set(Fault::WrongBytes, Call::Get, When::OneIn(5, 3));
+    let volume = lax.bench.start();
+    until("it is proven", || is_safe(&volume, ino));
+    assert!(!says(&volume, "lost"));
+    lax.bench.stop(volume);
+}

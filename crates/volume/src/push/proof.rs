@@ -38,6 +38,8 @@ use crate::{Ino, Result, Volume, VolumeError};
 
 /// So often an object must have been found.
 const LOOKS: u32 = 2;
+/// An object that is not found so often in a row is lost.
+const TRIES: u32 = 3;
 /// An object up to this size is read whole.
 const READ_WHOLE: u64 = 256 << 10;
 /// So many objects are looked at before what was found is noted.
@@ -262,8 +264,18 @@ fn rows(connection: &Connection, after: i64, due: i64) -> Result<Vec<Row>> {
     .collect()
 }
 
-/// Whether the object is there as it was put, however long it takes to have an answer.
+/// Whether the object is there as it was put, however long it takes to have an answer. A bad
+/// line or a server in trouble is not yet a loss: so often it must be said.
 async fn look(shared: &Shared, volume: &Volume, row: &Row) -> Result<bool> {
+    for _ in 0..TRIES {
+        if look_once(shared, volume, row).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn look_once(shared: &Shared, volume: &Volume, row: &Row) -> Result<bool> {
     let request = || async {
         match is_there(volume, row).await {
             // That is an answer, and says that these are not the bytes.
