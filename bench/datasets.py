@@ -2,7 +2,7 @@
 
 Each data set is made once, the same on every run, and kept below the data directory with a
 stamp; a directory without its stamp is made anew. `docs` compresses to three quarters, `vm` to
-two fifths, `media` and `big` do not compress; `source` is real source, so it differs from
+a half, `media` and `big` do not compress; `source` is real source, so it differs from
 machine to machine.
 """
 
@@ -97,7 +97,7 @@ def noise(path, size, seed):
 
 
 def vm(path, scale):
-    """One file of 1 GiB that compresses to two fifths, as a disk's image does: in stretches of
+    """One file of 1 GiB that compresses to a half, as a disk's image does: in stretches of
     4 KiB to 128 KiB noise, files of `source`, words, and tables that are mostly zeros."""
     rng = random.Random("vm")
     files = (path for _, path in source_files() if path.stat().st_size <= 128 << 10)

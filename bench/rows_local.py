@@ -9,7 +9,7 @@ import shutil
 from datasets import MIB, total
 from measure import Aim, Row, Trial, measure
 from subjects import Larder, Native, Rclone, Restic, Sshfs, copied
-from workplace import Missing, check, drop_caches, timed
+from workplace import check, drop_caches, timed
 
 PROFILES = ("passthrough", "cached", "no-open")
 
@@ -101,30 +101,22 @@ def show(bench, stage, docs, big):
         fill(larder.path, docs, big)
         larder.settle()
         subjects.append(larder)
-    try:
-        sshd = bench.sshd(stage)
-        if "sshfs" in bench.peers:
-            subjects.append(Sshfs(stage, sshd, copy_for(stage, "sshfs-files", docs, big)))
-        if "rclone" in bench.peers:
-            subjects.append(Rclone(stage, sshd, copy_for(stage, "rclone-files", docs, big)))
-        if "restic" in bench.peers:
-            restic = Restic(stage, sshd, stage.root / "restic-files")
-            restic.backup(native.path)
-            subjects.append(restic.mount())
-    except Missing as missing:
-        bench.leave_out(missing)
+    sshd = bench.sshd(stage)
+
+    def files(name):
+        fill(stage.dir(name), docs, big)
+        return stage.dir(name)
+
+    subjects += bench.peer("sshfs", lambda: Sshfs(stage, sshd, files("sshfs-files")))
+    subjects += bench.peer("rclone", lambda: Rclone(stage, sshd, files("rclone-files")))
+    repository = stage.root / "restic-files"
+    subjects += bench.peer("restic", lambda: Restic(stage, sshd, repository).showing(native.path))
     return subjects
 
 
 def fill(path, docs, big):
     shutil.copytree(docs, path / "docs")
     shutil.copyfile(big, path / "big")
-
-
-def copy_for(stage, name, docs, big):
-    path = stage.dir(name)
-    fill(path, docs, big)
-    return path
 
 
 def reading(stage, names):

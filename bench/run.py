@@ -50,6 +50,16 @@ class Bench:
             say(f"Left out: {reason}")
             self.left_out.append(str(reason))
 
+    def peer(self, name, make):
+        """A list with the peer that `make` makes, or an empty one if it does not start."""
+        if name not in self.peers:
+            return []
+        try:
+            return [make()]
+        except (Missing, RuntimeError) as error:
+            self.leave_out(f"{name}: {error}")
+            return []
+
     def sshd(self, stage):
         """An SSH server for a stage."""
         return servers.Sshd(stage)

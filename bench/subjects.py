@@ -141,7 +141,7 @@ class S3fs:
         self.child = self.stage.mounted(
             [found("s3fs"), self.bucket, self.path, "-f", "-o", f"passwd_file={self.secret}"]
             + ["-o", f"url=http://127.0.0.1:{self.port}", "-o", "use_path_request_style"]
-            + ["-o", "compat_dir", "-o", "parallel_count=10"],
+            + ["-o", "parallel_count=10"],
             "s3fs",
             self.path,
         )
@@ -213,6 +213,11 @@ class Restic:
         start = time.perf_counter()
         check([*self.command, "backup", "--quiet", what], env=self.environment, cwd=home)
         return time.perf_counter() - start
+
+    def showing(self, path):
+        """Stores a tree and mounts it."""
+        self.backup(path)
+        return self.mount()
 
     def mount(self):
         """Mounts the snapshots; `path` is the newest one."""

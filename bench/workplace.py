@@ -19,6 +19,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+# Nothing that is timed takes this long, unless it hangs.
+HANGS_SECS = 900
+
+
 class Missing(Exception):
     """A program or a right that a row needs is not here; the row or peer is left out."""
 
@@ -152,12 +156,25 @@ def found(program):
     return path
 
 
+def finished(command, **options):
+    """Runs a command to its end; one that hangs is killed and has failed."""
+    command = [str(part) for part in command]
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=HANGS_SECS,
+            **options,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{' '.join(command)[:300]} hangs") from None
+
+
 def check(command, **options):
-    """Runs a command; fails with its words if it does."""
-    options.setdefault("stdin", subprocess.DEVNULL)
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, **options
-    )
+    """Runs a command; fails with its words if it does. Returns what it printed."""
+    done = finished(command, stdout=subprocess.PIPE, text=True, **options)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))[:300]}: {done.stderr[-2000:]}")
     return done.stdout
@@ -166,18 +183,11 @@ def check(command, **options):
 def timed(command, **options):
     """Runs a command with its output thrown away, and returns the seconds it took."""
     start = time.perf_counter()
-    done = subprocess.run(
-        [str(part) for part in command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-        **options,
-    )
+    done = finished(command, stdout=subprocess.DEVNULL, **options)
     took = time.perf_counter() - start
     # grep says 1 where it found nothing; that is what it is asked for here.
     if done.returncode != 0 and not (command[0] == "grep" and done.returncode == 1):
-        raise RuntimeError(f"{' '.join(map(str, command))[:300]}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(map(str, command))[:300]}: {done.stderr[-2000:].decode()}")
     return took
 
 
