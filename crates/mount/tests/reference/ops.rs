@@ -16,6 +16,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::maps::Map;
+
 /// A place in the tree: a path of one to three names out of four.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot(Vec<u8>);
@@ -148,12 +150,27 @@ pub enum Op {
     Stat {
         at: Spot,
     },
+    /// Writes through a shared map, as far as the file reaches.
+    MapWrite {
+        slot: Slot,
+        off: u64,
+        len: usize,
+        seed: u8,
+    },
+    /// Reads through a shared map, as far as the file reaches.
+    MapRead {
+        slot: Slot,
+        off: u64,
+        len: usize,
+    },
     /// On the volume only: let it store what is dirty.
     Store,
     /// On the volume only: drop what may be dropped of one file, or of all.
     Stash {
         at: Option<Spot>,
     },
+    /// Closes all that is open; the volume is unmounted, ended, and started anew.
+    Restart,
 }
 
 /// Mostly places that [`populate`] makes something at; now and then any.
@@ -258,8 +275,12 @@ pub fn op() -> impl Strategy<Value = Op> {
         1 => slot().prop_map(|slot| Op::SeekEnd { slot }),
         2 => spot().prop_map(|at| Op::List { at }),
         3 => spot().prop_map(|at| Op::Stat { at }),
-        4 => Just(Op::Store),
-        4 => proptest::option::of(spot()).prop_map(|at| Op::Stash { at }),
+        2 => (slot(), size(), length(), any::<u8>())
+            .prop_map(|(slot, off, len, seed)| Op::MapWrite { slot, off, len, seed }),
+        1 => (slot(), size(), length()).prop_map(|(slot, off, len)| Op::MapRead { slot, off, len }),
+        8 => Just(Op::Store),
+        8 => proptest::option::of(spot()).prop_map(|at| Op::Stash { at }),
+        1 => Just(Op::Restart),
     ]
 }
 
@@ -300,7 +321,8 @@ fn done(result: Result<(), Errno>) -> Outcome {
     outcome(result, |()| Outcome::Done)
 }
 
-fn bytes(len: usize, seed: u8) -> Vec<u8> {
+/// Bytes that do not compress, always the same for a seed.
+pub fn bytes(len: usize, seed: u8) -> Vec<u8> {
     let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)
         .map(|_| {
@@ -506,7 +528,25 @@ impl Side {
             }),
             Op::List { at } => self.list(&self.path(at)),
             Op::Stat { at } => see(&self.path(at)),
-            Op::Store | Op::Stash { .. } => Outcome::Done,
+            Op::MapWrite {
+                slot,
+                off,
+                len,
+                seed,
+            } => self.with(*slot, |file| {
+                map_up_to(file, *off, *len, |map, off, len| {
+                    map.write(off, &bytes(len, *seed));
+                    Outcome::Count(len as u64)
+                })
+            }),
+            Op::MapRead { slot, off, len } => self.with(*slot, |file| {
+                map_up_to(file, *off, *len, |map, off, len| {
+                    let mut buf = vec![0; len];
+                    map.read(off, &mut buf);
+                    Outcome::Bytes(buf)
+                })
+            }),
+            Op::Store | Op::Stash { .. } | Op::Restart => Outcome::Done,
         }
     }
 
@@ -646,6 +686,28 @@ fn see(path: &Path) -> Outcome {
             },
         })
     })
+}
+
+/// Acts on a shared map of the file, with as much of the range as the file has.
+fn map_up_to(
+    file: &OwnedFd,
+    off: u64,
+    len: usize,
+    act: impl FnOnce(&mut Map, usize, usize) -> Outcome,
+) -> Outcome {
+    let size = match rustix::fs::fstat(file) {
+        Ok(stat) => stat.st_size as usize,
+        Err(error) => return Outcome::Failed(error),
+    };
+    let off = off as usize;
+    let len = len.min(size.saturating_sub(off));
+    if len == 0 {
+        return Outcome::Count(0);
+    }
+    match Map::of(file, off + len) {
+        Ok(mut map) => act(&mut map, off, len),
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
 /// Copies as cp does, as often as it takes. A copy within one file answers what the
