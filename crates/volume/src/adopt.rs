@@ -19,10 +19,10 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use larder_model::{Kind, LinkId, Name, Time};
-use rusqlite::Transaction;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::allocated;
+use crate::db::Transaction;
 use crate::names::{insert_row, new_node_id};
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};

@@ -1,18 +1,24 @@
 //! The database's connections.
 //!
-//! One connection writes, others read what is committed. A transaction of [`Db::write`]
-//! survives the death of the process at once, and a power cut once any later
-//! [`Db::write_synced`] has returned. [`Db::write_synced`] changes a row on purpose: an
-//! empty transaction syncs nothing.
+//! One connection writes, others read what is committed. What [`Db::write`] did survives the
+//! death of the process when it returns, what [`Db::write_soon`] did a few milliseconds later
+//! (`group`). Both survive a power cut once any later [`Db::write_synced`] has returned.
+//! [`Db::write_synced`] changes a row on purpose: an empty transaction syncs nothing.
+//!
+//! Whoever reads sees all that was done before: a reader's connection is used only when no
+//! group is open.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use parking_lot::{Mutex, MutexGuard};
+use rusqlite::{Connection, OpenFlags};
 
-use crate::{Result, VolumeError};
+pub use crate::group::Transaction;
+use crate::group::{Bell, Ended, Writer};
+use crate::{Ino, Result, VolumeError};
 
 /// The version of the tables in `schema.sql` and `schema_2.sql`.
 pub const DATABASE_FORMAT: i64 = 2;
@@ -27,7 +33,12 @@ const READERS_KEPT: usize = 4;
 #[derive(Debug)]
 pub struct Db {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    writer: Mutex<Writer>,
+    /// Whether a group is open; changed under the writer's lock.
+    group_open: AtomicBool,
+    bell: Arc<Bell>,
+    /// Nodes whose deletion is committed, and whose cache files may go.
+    gone: Mutex<Vec<Ino>>,
     readers: Mutex<Vec<Connection>>,
     syncs: AtomicU64,
 }
@@ -92,29 +103,36 @@ impl Db {
     fn with_writer(path: &Path, writer: Connection) -> Self {
         Self {
             path: path.to_owned(),
-            writer: Mutex::new(writer),
+            writer: Mutex::new(Writer::new(path, writer)),
+            group_open: AtomicBool::new(false),
+            bell: Arc::default(),
+            gone: Mutex::default(),
             readers: Mutex::new(Vec::new()),
             syncs: AtomicU64::new(0),
         }
     }
 
-    /// Reads a few rows. On the writer's connection while nobody writes: it alone keeps
-    /// its cached pages when something was written, the others read them anew.
+    /// Reads a few rows. On the writer's connection while nobody writes, or a group is open:
+    /// it alone keeps its cached pages when something was written, the others read them anew.
     ///
     /// # Errors
     /// What `read` fails with, and failures of the database.
     pub fn look<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         match self.writer.try_lock() {
-            Some(writer) => read(&writer),
+            Some(writer) => read(&writer.connection),
+            None if self.group_open.load(Ordering::SeqCst) => read(&self.writer.lock().connection),
             None => self.read(read),
         }
     }
 
-    /// Reads what is committed, on a connection of its own.
+    /// Reads on a connection of its own, what is long or may take long.
     ///
     /// # Errors
     /// What `read` fails with, and failures of the database.
     pub fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        if self.group_open.load(Ordering::SeqCst) {
+            self.commit_group()?;
+        }
         let kept = self.readers.lock().pop();
         let connection = match kept {
             Some(connection) => connection,
@@ -153,7 +171,64 @@ impl Db {
     /// # Errors
     /// What `change` fails with, and failures of the database.
     pub fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        transact(&mut self.writer.lock(), change)
+        let mut writer = self.writer.lock();
+        self.end_group(&mut writer)?;
+        let (value, gone) = writer.transact(change)?;
+        self.gone.lock().extend(gone);
+        Ok(value)
+    }
+
+    /// As [`Db::write`], but what was done survives the death of the process only after a
+    /// few milliseconds, or when anything later is written or synced. All that is done so
+    /// keeps its order.
+    ///
+    /// # Errors
+    /// As [`Db::write`].
+    pub(crate) fn write_soon<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut writer = self.writer.lock();
+        let joined = writer.join(change);
+        let is_open = writer.is_group_open();
+        if self.group_open.swap(is_open, Ordering::SeqCst) != is_open && is_open {
+            self.bell.ring();
+        }
+        let (value, ended) = joined?;
+        if let Ended::Committed(gone) = ended {
+            self.gone.lock().extend(gone);
+            if !self.gone.lock().is_empty() {
+                self.bell.ring();
+            }
+        }
+        Ok(value)
+    }
+
+    /// Commits what [`Db::write_soon`] did, if it is not yet.
+    ///
+    /// # Errors
+    /// If the disk fails: then it is lost, and nothing more can be written.
+    pub(crate) fn commit_group(&self) -> Result<()> {
+        self.end_group(&mut self.writer.lock())
+    }
+
+    fn end_group(&self, writer: &mut MutexGuard<'_, Writer>) -> Result<()> {
+        if writer.is_group_open() {
+            let ended = writer.commit_group();
+            self.group_open.store(false, Ordering::SeqCst);
+            self.gone.lock().extend(ended?);
+        }
+        Ok(())
+    }
+
+    /// Nodes whose deletion is committed, and whose cache files are to be removed. Each is
+    /// answered once.
+    pub(crate) fn take_gone(&self) -> Vec<Ino> {
+        std::mem::take(&mut *self.gone.lock())
+    }
+
+    pub(crate) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
     }
 
     /// As [`Db::write`]; when it returns, this and all before it survives a power cut.
@@ -162,8 +237,11 @@ impl Db {
     /// As [`Db::write`]; then nothing is promised to survive.
     pub fn write_synced<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut writer = self.writer.lock();
-        writer.execute_batch("PRAGMA synchronous = FULL")?;
-        let result = transact(&mut writer, |tx| {
+        self.end_group(&mut writer)?;
+        writer
+            .connection
+            .execute_batch("PRAGMA synchronous = FULL")?;
+        let result = writer.transact(|tx| {
             let value = change(tx)?;
             tx.prepare_cached("UPDATE meta SET value = randomblob(8) WHERE key = 'synced'")?
                 .execute([])?;
@@ -172,8 +250,12 @@ impl Db {
         if result.is_ok() {
             self.syncs.fetch_add(1, Ordering::SeqCst);
         }
-        writer.execute_batch("PRAGMA synchronous = NORMAL")?;
-        result
+        writer
+            .connection
+            .execute_batch("PRAGMA synchronous = NORMAL")?;
+        let (value, gone) = result?;
+        self.gone.lock().extend(gone);
+        Ok(value)
     }
 
     /// How many synced transactions there were: what was committed when this was less
@@ -218,6 +300,15 @@ impl Db {
     }
 }
 
+impl Drop for Db {
+    fn drop(&mut self) {
+        self.bell.close();
+        if let Err(error) = self.commit_group() {
+            tracing::error!(%error, "what was done last is lost");
+        }
+    }
+}
+
 /// A value of `meta`, read on a given connection.
 ///
 /// # Errors
@@ -253,22 +344,13 @@ pub fn set_meta(connection: &Connection, key: &str, value: &[u8]) -> Result<()> 
     Ok(())
 }
 
-fn transact<T>(
-    writer: &mut Connection,
-    change: impl FnOnce(&Transaction<'_>) -> Result<T>,
-) -> Result<T> {
-    let tx = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let value = change(&tx)?;
-    tx.commit()?;
-    Ok(value)
-}
-
 /// Brings the tables of format 1 to format 2.
 fn upgrade_from_1(connection: &mut Connection) -> Result<()> {
-    transact(connection, |tx| {
-        tx.execute_batch(SCHEMA_2)?;
-        set_meta(tx, "format", &DATABASE_FORMAT.to_be_bytes())
-    })
+    let tx = connection.transaction()?;
+    tx.execute_batch(SCHEMA_2)?;
+    set_meta(&tx, "format", &DATABASE_FORMAT.to_be_bytes())?;
+    tx.commit()?;
+    Ok(())
 }
 
 fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {

@@ -380,7 +380,7 @@ impl Volume {
                 atime: set.atime,
                 ..SetAttr::default()
             };
-        self.db.write(|tx| {
+        self.db.write_soon(|tx| {
             let changed = tx
                 .prepare_cached(
                     "UPDATE nodes SET mode = coalesce(?2, mode), uid = coalesce(?3, uid),

@@ -1,6 +1,8 @@
 //! The tree: names, links and directories.
 //!
-//! Each operation is one transaction and touches no content. Renaming a directory changes
+//! Each operation is done whole or not at all, in the order in which they are asked for, and
+//! touches no content. A rename over another file survives the death of the process at once,
+//! the others within milliseconds (`group`). Renaming a directory changes
 //! one row, however much lies below it. What a commit must take is noted in `changed` and
 //! `tombstones` in the same transaction.
 
@@ -8,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder_model::{Kind, LinkId, Name, NodeId, Time};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 
-use crate::db::{Db, meta_u64, set_meta};
+use crate::db::{Db, Transaction, meta_u64, set_meta};
 use crate::node::{self, Attr, attr_of_row};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
 
@@ -236,7 +238,8 @@ impl Volume {
             return Err(larder_model::NameError::TooLong.into());
         }
         self.inos.reserve(&self.db, 1)?;
-        self.db.write(|tx| self.insert_node(tx, parent, &name, new))
+        self.db
+            .write_soon(|tx| self.insert_node(tx, parent, &name, new))
     }
 
     /// Makes an empty regular file.
@@ -261,7 +264,7 @@ impl Volume {
             caller,
         };
         self.inos.reserve(&self.db, 1)?;
-        let made = self.db.write(|tx| {
+        let made = self.db.write_soon(|tx| {
             let attr = self.insert_node(tx, parent, &name, new)?;
             tx.prepare_cached(
                 "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
@@ -337,7 +340,7 @@ impl Volume {
     /// If the name is taken or cannot be, or the node has too many.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         let name = Name::new(name)?;
-        let attr = self.db.write(|tx| {
+        let attr = self.db.write_soon(|tx| {
             self.directory(tx, parent)?;
             let attr = node::attr(tx, ino)?;
             if attr.kind == Kind::Directory {
@@ -371,7 +374,7 @@ impl Volume {
     /// # Errors
     /// If there is no such name, or it is a directory's.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let orphan = self.db.write(|tx| {
+        let orphan = self.db.write_soon(|tx| {
             let entry = entry(tx, parent, name)?;
             if entry.kind == Kind::Directory {
                 return Err(VolumeError::IsDirectory);
@@ -390,7 +393,7 @@ impl Volume {
     /// # Errors
     /// If it is not there, not empty, or no directory.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
-        let orphan = self.db.write(|tx| {
+        let orphan = self.db.write_soon(|tx| {
             let entry = entry(tx, parent, name)?;
             if entry.kind != Kind::Directory {
                 return Err(VolumeError::NotDirectory);
@@ -426,7 +429,7 @@ impl Volume {
         }
         let mut moved = Vec::new();
         let mut orphan = None;
-        self.db.write(|tx| {
+        self.db.write_soon(|tx| {
             let from = entry(tx, parent, name)?;
             self.directory(tx, new_parent)?;
             let target = find_entry(tx, new_parent, to.as_bytes())?;
@@ -469,6 +472,10 @@ impl Volume {
             }
             Ok(())
         })?;
+        if orphan.is_some() {
+            // Who saves a file so believes that it is saved.
+            self.db.commit_group()?;
+        }
         self.note_orphan(orphan);
         self.note_moved(&moved);
         Ok(())

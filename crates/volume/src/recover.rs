@@ -29,10 +29,10 @@ use std::time::Duration;
 
 use larder_format::{Verified, VolumeKeys};
 use larder_model::ChunkId;
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 use crate::cache::{Cache, allocated};
-use crate::db::{Db, meta, meta_u64, set_meta};
+use crate::db::{Db, Transaction, meta, meta_u64, set_meta};
 use crate::live::delete_cached;
 use crate::names::{delete_node, forget_orphans};
 use crate::{Ino, Result, StateDir, Volume, VolumeError, node};
@@ -296,6 +296,7 @@ impl Volume {
         self.forget_deleted()?;
         self.flush_lives();
         self.pull.flush(&self.db)?;
+        self.db.bell().close_and_wait();
         self.cache.sync_all()?;
         let epoch = self.live.fill_epoch.load(Ordering::SeqCst);
         self.db.write_synced(|tx| {

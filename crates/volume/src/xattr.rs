@@ -89,7 +89,7 @@ impl Volume {
         })
     }
 
-    fn note_xattrs(&self, tx: &rusqlite::Transaction<'_>, ino: Ino) -> Result<()> {
+    fn note_xattrs(&self, tx: &crate::Transaction<'_>, ino: Ino) -> Result<()> {
         let changed = tx
             .prepare_cached(
                 "UPDATE nodes SET ctime = ?2, xattrs = (SELECT count(*) FROM xattrs x WHERE x.ino = ?1)

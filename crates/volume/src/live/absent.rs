@@ -181,7 +181,7 @@ impl Volume {
             let more: u64 = wanted.iter().map(|(missing, _)| missing.len).sum();
             self.live.filled.fetch_add(more, Ordering::Relaxed);
             let bytes = held.bytes + more;
-            self.db.write(|tx| {
+            self.db.write_soon(|tx| {
                 tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
                     .execute((ino as i64, bytes as i64))?;
                 Ok(())

@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering;
 
 use larder_model::Extent;
 use parking_lot::MutexGuard;
-use rusqlite::Transaction;
 
 use super::map::{
     Map, Piece, around, count_absent, count_local, cut, entries, is_others, make_here_local,
@@ -22,6 +21,7 @@ use super::rows::{insert_map, replace_pieces, store_map, upsert_cached};
 use super::state::{Fingerprint, Here, State, next_generation};
 use super::table::Slot;
 use crate::cache::allocated;
+use crate::db::Transaction;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// Edits of files from this size on are known by their place.
@@ -219,7 +219,7 @@ impl Held<'_> {
             None => self.bytes,
         };
         let whole = matches!(self.here, Here::Whole);
-        self.volume.db.write(|tx| {
+        self.volume.db.write_soon(|tx| {
             tx.prepare_cached(
                 "UPDATE nodes SET size = ?2, mtime = coalesce(?3, mtime),
                         ctime = max(ctime, coalesce(?3, ctime)),

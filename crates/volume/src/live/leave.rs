@@ -136,7 +136,8 @@ impl Volume {
         })
     }
 
-    /// Deletes a node that has no name, and its content. False if it has a name after all.
+    /// Deletes a node that has no name, and its content: its cache file goes once that is
+    /// committed. False if it has a name after all.
     ///
     /// # Errors
     /// If the disk fails.
@@ -144,9 +145,13 @@ impl Volume {
         let live = self.live_of(ino);
         let mut slot = live.slot.lock();
         let gone = std::mem::take(&mut *self.live.deleted.lock());
-        let deleted = self.db.write(|tx| {
+        let deleted = self.db.write_soon(|tx| {
             crate::names::forget_orphans(tx, &gone)?;
-            crate::names::delete_node(tx, ino)
+            let deleted = crate::names::delete_node(tx, ino)?;
+            if deleted.is_some() {
+                tx.note_gone(ino);
+            }
+            Ok(deleted)
         });
         if deleted.is_err() {
             self.live.deleted.lock().extend(gone);
@@ -165,9 +170,18 @@ impl Volume {
         };
         self.live.count_here(bytes, 0);
         self.live.note_clean(ino);
-        self.cache.remove(ino)?;
-        self.live.deleted.lock().push(ino);
         Ok(true)
+    }
+
+    /// Removes the cache files of nodes whose deletion is committed. One that cannot be
+    /// removed goes at the next start: the database has a note of it (`orphans`).
+    pub(crate) fn remove_gone(&self) {
+        for ino in self.db.take_gone() {
+            match self.cache.remove(ino) {
+                Ok(_) => self.live.deleted.lock().push(ino),
+                Err(error) => tracing::warn!(ino, %error, "a deleted file still takes room"),
+            }
+        }
     }
 
     /// The database need not note any more which nodes were deleted: of none anything is
@@ -176,6 +190,8 @@ impl Volume {
     /// # Errors
     /// If the database fails.
     pub(crate) fn forget_deleted(&self) -> Result<()> {
+        self.db.commit_group()?;
+        self.remove_gone();
         let gone = std::mem::take(&mut *self.live.deleted.lock());
         self.db.write(|tx| crate::names::forget_orphans(tx, &gone))
     }

@@ -2,10 +2,11 @@
 //! map in `extents`.
 
 use larder_model::{ChunkId, Kind};
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, OptionalExtension};
 
 use super::map::{Map, Piece, end_of};
 use super::state::{Here, Pending, State};
+use crate::db::Transaction;
 use crate::{Ino, Result, VolumeError, node};
 
 pub(super) fn upsert_cached(

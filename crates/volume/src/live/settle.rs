@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder_model::{Content, Extent};
-use rusqlite::Transaction;
 
 use super::dirty::Aside;
 use super::map::{Map, Piece, WorkingExtent, map_of, pieces_in};
 use super::rows::store_map;
 use super::state::{Fingerprint, Here, next_generation};
+use crate::db::Transaction;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// A dirty file that is being stored: what it was when its bytes were synced.
@@ -208,7 +208,7 @@ impl Volume {
             };
             let whole = matches!(next, Here::Whole);
             let before = std::mem::replace(&mut held.here, next);
-            let recorded = self.db.write(|tx| {
+            let recorded = self.db.write_soon(|tx| {
                 // Not safe, even if the bytes are those of before: only the next commit, which
                 // is synced, may let go of them. A power cut could make the file dirty again.
                 tx.prepare_cached("UPDATE nodes SET content = ?2, safe = 0 WHERE ino = ?1")?

@@ -72,6 +72,7 @@ fn sizes_are_true_at_once_after_a_kill() {
     let bench = Bench::new();
     let volume = bench.start_still(&bench.state(), bench.store.clone());
     let ino = write_file(&volume, "file", &noise(1, 1000));
+    volume.fsync_dir(ROOT).unwrap();
     volume.open(ino, WRITE).unwrap();
     volume.write(ino, 1000, &noise(2, 5000)).unwrap();
     let image = bench.crash_image("killed");

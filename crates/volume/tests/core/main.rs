@@ -18,5 +18,6 @@ mod bench;
 mod crash;
 mod database;
 mod direct;
+mod groups;
 mod taken_in;
 mod unlinked;
