@@ -127,6 +127,8 @@ impl Operation for Status {
             budget_bytes: status.budget_bytes,
             files_waiting: status.dirty_files,
             bytes_waiting: status.dirty_bytes,
+            files_local: status.local_files,
+            bytes_local: status.local_bytes,
             uncommitted_nodes: status.uncommitted_nodes,
             upload_bytes_per_sec,
             left_secs,
@@ -353,6 +355,7 @@ impl Operation for Commit {
             n: commit.n,
             id: commit.id,
             still_changing: commit.still_changing,
+            files_local: host.volume.local_files(),
         })
     }
 }

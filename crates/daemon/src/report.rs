@@ -83,6 +83,10 @@ pub struct StatusReport {
     pub bytes_waiting: u64,
     /// Files that are not stored yet.
     pub files_waiting: u64,
+    /// Bytes of files that rules keep on this machine only.
+    pub bytes_local: u64,
+    /// How many such files there are: no store has them.
+    pub files_local: u64,
     /// What this machine may keep.
     pub budget_bytes: u64,
     /// Nodes that differ from the latest commit.
@@ -267,6 +271,8 @@ pub struct CommitMade {
     /// Files that changed again whenever they were stored: the commit has them as they were
     /// stored last, if at all.
     pub still_changing: Vec<String>,
+    /// Files that rules keep on this machine only: no commit has them.
+    pub files_local: u64,
 }
 
 /// Something that is not as it must be.

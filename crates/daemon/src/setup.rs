@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use larder_model::{ChunkId, VolumeId};
-use larder_volume::Credential;
+use larder_volume::{Credential, Settings};
 use larder_volume::progress::Report;
 
 use crate::config::{CONFIG_FILE, Config, Limits, StoreConfig};
@@ -45,6 +45,8 @@ pub struct Made {
     pub store: String,
     /// Opens the volume if the passphrase is lost; shown this once.
     pub recovery_key: String,
+    /// What stays on this machine only, as patterns.
+    pub local: Vec<String>,
 }
 
 /// A volume that was opened.
@@ -60,6 +62,8 @@ pub struct Opened {
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// What stays on this machine only, as patterns.
+    pub local: Vec<String>,
     /// What the user should know, in words.
     pub warnings: Vec<String>,
 }
@@ -93,7 +97,8 @@ impl Wanted {
             budget: self.budget,
             profile: None,
             allow_other: false,
-            local: None,
+            // Written out, so that whoever wonders finds them.
+            local: Some(Settings::default_local_rules()),
             store: self.store.clone(),
             limits: Limits::default(),
         }
@@ -129,6 +134,7 @@ pub async fn init(home: &Home, wanted: Wanted, passphrase: &str) -> Result<Made,
     let staging = wanted.stage(home)?;
     let store = stores::open(&wanted.store, staging.dir(), Root::Made)?;
     let settings = wanted.config().settings();
+    let local = settings.local_rules.clone();
     let made = larder_volume::init(staging.dir(), store, Some(passphrase), settings).await?;
     staging.settle(made.volume)?;
     Ok(Made {
@@ -136,6 +142,7 @@ pub async fn init(home: &Home, wanted: Wanted, passphrase: &str) -> Result<Made,
         mount: wanted.mount,
         store: wanted.store.address,
         recovery_key: made.recovery_key,
+        local,
     })
 }
 
@@ -155,6 +162,7 @@ pub async fn open(
     let staging = wanted.stage(home)?;
     let store = stores::open(&wanted.store, staging.dir(), Root::Expected)?;
     let settings = wanted.config().settings();
+    let local = settings.local_rules.clone();
     let dir = staging.dir();
     let opened = larder_volume::open(dir, store, credential, commit, settings, report).await?;
     let volume: VolumeId = opened.volume;
@@ -165,6 +173,7 @@ pub async fn open(
         store: wanted.store.address,
         files: opened.files,
         bytes: opened.bytes,
+        local,
         warnings: opened.warnings,
     })
 }

@@ -26,6 +26,10 @@ pub struct Status {
     pub dirty_files: u64,
     /// Their bytes.
     pub dirty_bytes: u64,
+    /// Files that rules keep on this machine only: no store has them.
+    pub local_files: u64,
+    /// Their bytes.
+    pub local_bytes: u64,
     /// Nodes that differ from the latest commit.
     pub uncommitted_nodes: u64,
     /// The stores.
@@ -110,6 +114,7 @@ impl Volume {
             Ok((files as u64, directories as u64, bytes as u64, uncommitted as u64))
         })?;
         let (dirty_bytes, dirty_files) = self.live.dirty_totals();
+        let (local_bytes, local_files) = self.live.local_totals();
         let push = self.push_status();
         let pull = self.pull_status();
         let mut warnings = self.recovery_warnings()?;
@@ -124,6 +129,8 @@ impl Volume {
             budget_bytes: self.settings.budget_bytes,
             dirty_files,
             dirty_bytes,
+            local_files,
+            local_bytes,
             uncommitted_nodes: uncommitted,
             stores: vec![StoreStatus {
                 address: self.store.address().to_owned(),
@@ -136,6 +143,11 @@ impl Volume {
             }],
             warnings,
         })
+    }
+
+    /// How many files rules keep on this machine only: no store has them.
+    pub fn local_files(&self) -> u64 {
+        self.live.local_totals().1
     }
 
     fn recovery_warnings(&self) -> Result<Vec<String>> {

@@ -25,6 +25,13 @@ fn show(commit: &CommitMade) {
         0 => say::out(format_args!("Nothing changed since commit {id}")),
         n => say::out(format_args!("Made commit {n} {id}")),
     }
+    if commit.files_local > 0 {
+        say::warning(format_args!(
+            "{} stay on this machine only, by a rule, and are in no commit. `local` in \
+             config.toml and files named .larderignore hold the rules.",
+            say::count(commit.files_local, "file")
+        ));
+    }
     for path in &commit.still_changing {
         say::warning(format_args!(
             "{path} kept changing; it is not in the commit as it is now."

@@ -33,6 +33,7 @@ pub fn init(args: &Init) -> Result<Exit, Failure> {
     }
     say::warning("The recovery key is shown this once, and opens the volume for whoever has it.");
     say::hint("Write it down, and keep it apart from this machine.");
+    stays_here(&made.local);
     say::hint(format_args!(
         "`larder mount {}` mounts the volume.",
         made.mount.display()
@@ -66,11 +67,20 @@ pub fn open(args: &Open) -> Result<Exit, Failure> {
         say::count(opened.files, "file"),
         units::size(opened.bytes),
     ));
+    stays_here(&opened.local);
     say::hint(format_args!(
         "`larder mount {}` mounts it.",
         opened.mount.display()
     ));
     Ok(Exit::Done)
+}
+
+/// Says what is not stored: whoever does not know it may count on a copy that is not there.
+fn stays_here(rules: &[String]) {
+    say::hint(format_args!(
+        "What is named {} stays on this machine only; `local` in config.toml changes that.",
+        rules.join(", ")
+    ));
 }
 
 fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted {

@@ -69,6 +69,16 @@ fn lines(status: &StatusReport) -> Vec<String> {
         units::size(status.bytes_waiting),
         waiting(status),
     ]);
+    if status.files_local > 0 {
+        table.row([
+            "Local".into(),
+            units::size(status.bytes_local),
+            format!(
+                "in {} that a rule keeps on this machine only",
+                say::count(status.files_local, "file")
+            ),
+        ]);
+    }
     let mut lines = vec![format!(
         "Volume {} at {}",
         status.volume,
@@ -83,15 +93,15 @@ fn lines(status: &StatusReport) -> Vec<String> {
 
 fn waiting(status: &StatusReport) -> String {
     if status.files_waiting == 0 && status.bytes_waiting == 0 {
-        return "all is stored".into();
+        return match status.files_local {
+            0 => "all is stored".into(),
+            _ => "all else is stored".into(),
+        };
     }
     let mut text = format!(
         "to be stored, in {}",
         say::count(status.files_waiting, "file")
     );
-    if status.upload_bytes_per_sec > 0 {
-        text += &format!(", {}/s", units::size(status.upload_bytes_per_sec));
-    }
     if let Some(left) = status.left_secs {
         text += &format!(", {} left", units::secs(left));
     }
@@ -145,6 +155,8 @@ mod tests {
             bytes_here: 1 << 30,
             bytes_waiting: 300 << 20,
             files_waiting: 12,
+            bytes_local: 0,
+            files_local: 0,
             budget_bytes: 20 << 30,
             upload_bytes_per_sec: 10 << 20,
             left_secs: Some(30),
@@ -171,7 +183,7 @@ Mounted, daemon 7
 
 All      5.0 GiB  in 1 file and 2 directories
 Here     1.0 GiB  of a budget of 20 GiB
-Waiting  300 MiB  to be stored, in 12 files, 10 MiB/s, 30s left
+Waiting  300 MiB  to be stored, in 12 files, 30s left
 
 Store sftp://nas/x: not reachable: it does not answer, 300 MiB waiting, from it 1.0 MiB/s";
         assert_eq!(text, expected);
@@ -185,5 +197,20 @@ Store sftp://nas/x: not reachable: it does not answer, 300 MiB waiting, from it 
             ..status()
         };
         assert_eq!(waiting(&status), "all is stored");
+    }
+
+    #[test]
+    fn what_a_rule_keeps_here_is_never_passed_over() {
+        let status = StatusReport {
+            bytes_waiting: 0,
+            files_waiting: 0,
+            bytes_local: 57 << 10,
+            files_local: 4,
+            ..status()
+        };
+        let text = lines(&status).join("\n");
+        assert!(text.contains("all else is stored"), "{text}");
+        let line = "Local     57 KiB  in 4 files that a rule keeps on this machine only";
+        assert!(text.contains(line), "{text}");
     }
 }

@@ -38,7 +38,11 @@ fn what_a_rule_keeps_here_never_leaves_and_is_never_dropped() {
     KEPT.iter()
         .chain(&STORED)
         .for_each(|name| write(&root, name));
-    laptop.larder(["commit"]).ok();
+    laptop
+        .larder(["commit"])
+        .says("5 files stay on this machine only");
+    let status = laptop.status();
+    assert_eq!(status["files_local"], KEPT.len(), "{status}");
     for name in KEPT {
         let entry = laptop.entry(&format!("Larder/{name}"));
         assert_eq!(

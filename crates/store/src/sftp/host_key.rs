@@ -115,7 +115,7 @@ impl KnownHost {
         format!(
             "the host key of {} is not known yet; it is {}. If that is what the server shows \
              (`ssh-keygen -lf /etc/ssh/ssh_host_{}_key.pub` there), connect once with `ssh{} {}` \
-             and answer yes, or tell Larder to accept a new host key",
+             and answer yes, or give `--accept-new-host-key` (in config.toml: `accept-new-host-key = true`)",
             self.host,
             print(key),
             kind(key),

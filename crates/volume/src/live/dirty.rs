@@ -200,6 +200,18 @@ impl Lives {
         (self.dirty_bytes.load(Ordering::Relaxed), files)
     }
 
+    /// Bytes and number of the files that rules keep local.
+    pub(crate) fn local_totals(&self) -> (u64, u64) {
+        let dirty = self.dirty.lock();
+        let local = dirty
+            .by_ino
+            .values()
+            .filter(|file| file.aside == Some(Aside::Local));
+        local.fold((0, 0), |(bytes, files), file| {
+            (bytes + file.bytes, files + 1)
+        })
+    }
+
     /// Bytes of dirty files that wait to be stored; no lock.
     pub(crate) fn dirty_bytes(&self) -> u64 {
         self.dirty_bytes.load(Ordering::Relaxed)
