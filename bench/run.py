@@ -28,8 +28,8 @@ MEMORY_AIM_BYTES = 120_000_000
 class Bench:
     """What the rows of a run share: the binary, the data, the peers that are here."""
 
-    def __init__(self, options, workplace, data):
-        self.workplace, self.data = workplace, data
+    def __init__(self, options, data):
+        self.workplace, self.data = None, data
         self.binary = options.binary
         self.scale = data.scale
         self.repeats = options.repeats
@@ -121,20 +121,29 @@ def main():
     chosen.binary = (chosen.binary or built()).resolve()
     chosen.dir = chosen.dir.resolve()
     data = Datasets(chosen.dir / "data", 10 if chosen.quick else 1)
-    with Workplace(chosen.dir) as workplace:
-        bench = Bench(chosen, workplace, data)
-        if os.geteuid() != 0:
-            bench.leave_out("dropping the kernel's caches, passthrough and tracing need root")
-        for name, rows in wanted.items():
-            try:
-                TABLES[name].run(bench, rows)
-            except (Missing, RuntimeError) as error:
-                bench.leave_out(f"the rest of {name}: {error}")
     rows = [row for rows in wanted.values() for row in rows]
-    results = report.results(rows, Larder.peaks, bench.left_out, MEMORY_AIM_BYTES)
-    if chosen.json:
-        report.write(results, chosen.json)
-    print(report.table(results))
+    bench = Bench(chosen, data)
+    try:
+        with Workplace(chosen.dir) as workplace:
+            bench.workplace = workplace
+            measured(bench, wanted)
+    finally:
+        # What was measured until a Ctrl-C is worth as much.
+        results = report.results(rows, Larder.peaks, bench.left_out, MEMORY_AIM_BYTES)
+        if chosen.json:
+            report.write(results, chosen.json)
+        print(report.table(results))
+
+
+def measured(bench, wanted):
+    """Runs the tables; one that fails leaves the others theirs."""
+    if os.geteuid() != 0:
+        bench.leave_out("dropping the kernel's caches, and the profile `passthrough`, need root")
+    for name, rows in wanted.items():
+        try:
+            TABLES[name].run(bench, rows)
+        except (Missing, RuntimeError) as error:
+            bench.leave_out(f"the rest of {name}: {error}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,11 @@ class Workplace:
         self.stack.callback(shutil.rmtree, self.root, ignore_errors=True)
         self.stack.callback(self.unmount_all)
         self.probe = self.root / "probe"
-        check(["cc", "-O2", "-o", self.probe, HERE / "probe.c"])
+        try:
+            check(["cc", "-O2", "-o", self.probe, HERE / "probe.c"])
+        except BaseException:
+            self.stack.close()
+            raise
         return self
 
     def __exit__(self, *_):
