@@ -263,9 +263,9 @@ impl Face {
 
     /// Finds data or a hole.
     ///
-    /// With writeback, the kernel has bytes, and a size, that the volume does not know
-    /// yet, and it does not write them out before it asks. So it is made to: telling it
-    /// that its pages are void writes out what is dirty first.
+    /// The kernel may have bytes that the volume does not know yet, gathered by writeback or
+    /// written through a map, and it does not write them out before it asks. So it is made to:
+    /// telling it that its pages are void writes out what is dirty first.
     pub(crate) fn seek(self: &Arc<Self>, ino: Ino, offset: i64, whence: i32, reply: ReplyLseek) {
         let kind = match whence {
             libc::SEEK_DATA => SeekKind::Data,
@@ -275,7 +275,7 @@ impl Face {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
-        if self.profile == Profile::Cached && self.handles.is_written(ino) {
+        if self.may_have_unwritten(ino) {
             let face = Arc::clone(self);
             self.workers.disk.run(move || {
                 if let Some(notifier) = face.notifier.get()
@@ -287,6 +287,17 @@ impl Face {
             });
         } else {
             self.seek_now(ino, from, kind, reply);
+        }
+    }
+
+    /// Whether the kernel may have bytes of the file that were not written out yet. A map
+    /// keeps its file open to be written; where opens are not told, any file may have one.
+    fn may_have_unwritten(&self, ino: Ino) -> bool {
+        match self.profile {
+            Profile::NoOpen => true,
+            Profile::Cached | Profile::Passthrough => {
+                self.handles.is_written(ino) && self.handles.come_here(ino)
+            }
         }
     }
 

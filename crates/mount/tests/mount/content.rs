@@ -245,6 +245,9 @@ fn data_that_is_not_written_out_yet_is_no_hole(at: &Fixture) {
         rustix::fs::seek(&file, Find::Hole(6 * MIB)),
         Ok(6 * MIB + 4096)
     );
+    let mut map = Map::of(&file, 6 << 20);
+    map.bytes()[4 << 20] = 1;
+    assert_eq!(rustix::fs::seek(&file, Find::Data(3 * MIB)), Ok(4 * MIB));
 }
 
 fn holes_are_punched_and_ranges_zeroed(at: &Fixture) {
