@@ -6,7 +6,7 @@ use std::path::Path;
 use larder_store::testing::{DavServer, S3Server, Sshd, noise};
 
 use crate::machine::{Machine, copy_tree, make_tree, picture};
-use crate::remote::{EAGER, Remote, assert_no_diff, set_limits};
+use crate::remote::{EAGER, Remote, assert_no_diff, set_limits, stash_proven};
 
 /// A tree with everything that trees have, `small` small files, and `large` of 20 MiB.
 fn make_sources(root: &Path, small: u64, large: u64) {
@@ -34,7 +34,7 @@ fn a_tree_goes_there_and_comes_back(remote: &Remote, small: u64, large: u64) {
     let tree = laptop.mount_point().join("tree");
     assert_no_diff(&original, &tree);
     laptop.wait_until_stored();
-    laptop.larder(["stash", "Larder"]).ok();
+    stash_proven(&laptop);
     let packs = remote.bytes("packs/");
     assert!(packs > large * (20 << 20), "{packs} bytes are stored");
     assert_eq!(laptop.status()["bytes_here"], 0);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use larder_store::testing::{DavServer, S3Server, Sshd};
 
-use crate::machine::{Machine, Said};
+use crate::machine::{Machine, Said, wait_for};
 
 /// A store, and what a machine needs to reach it.
 pub struct Remote {
@@ -181,11 +181,19 @@ pub fn assert_no_diff(one: &Path, other: &Path) {
     assert_eq!(said, "");
 }
 
+/// Drops all content. What a store took without syncing goes once it is proven.
+#[track_caller]
+pub fn stash_proven(machine: &Machine) {
+    wait_for("all content to go", || {
+        machine.larder(["stash", "Larder"]).code == Some(0)
+    });
+}
+
 /// Drops all content and forgets what memory still has of it, here and in the kernel: the
 /// next read asks the store.
 #[track_caller]
 pub fn stash_all(machine: &Machine) {
-    machine.larder(["stash", "Larder"]).ok();
+    stash_proven(machine);
     machine.unmount();
     machine.mount();
 }
