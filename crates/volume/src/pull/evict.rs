@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use larder_plan::evict::{Policy, PolicyKind, budget_within_disk, bytes_to_free};
 use parking_lot::Mutex;
@@ -24,6 +24,10 @@ use crate::{Ino, Result, Volume, VolumeError};
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const FLUSH_ROUNDS: u32 = 15;
+/// So much is freed before others who need room have their turn, in bytes.
+const STEP_BYTES: u64 = 32 << 20;
+/// When nothing could go, readers try again after this.
+const FRUITLESS: Duration = Duration::from_secs(1);
 
 /// What is known of the use of content.
 pub(crate) struct Evictor {
@@ -32,6 +36,8 @@ pub(crate) struct Evictor {
     used: Mutex<HashMap<Ino, i64>>,
     /// Only one eviction at a time: two would each free all that is needed.
     evicting: Mutex<()>,
+    /// When content was to go last, and none could.
+    fruitless: Mutex<Option<Instant>>,
     look: Arc<Notify>,
 }
 
@@ -67,6 +73,7 @@ impl Evictor {
             policy: Mutex::new(policy),
             used: Mutex::default(),
             evicting: Mutex::default(),
+            fruitless: Mutex::default(),
             look: Arc::default(),
         })
     }
@@ -125,14 +132,19 @@ fn cached_bytes(connection: &Connection, ino: Ino) -> Result<Option<u64>> {
 fn over_the_mark(volume: &Volume) -> u64 {
     let settings = &volume.settings;
     let here = volume.live.here_bytes();
-    let free = disk_free(volume).unwrap_or(u64::MAX);
-    let budget = budget_within_disk(settings.budget_bytes, here, free, settings.keep_free_bytes);
     bytes_to_free(
         here,
-        budget,
+        budget_now(volume, here),
         percent(settings.high_watermark),
         percent(settings.low_watermark),
     )
+}
+
+/// The budget, or what the disk can give if others fill it.
+fn budget_now(volume: &Volume, here: u64) -> u64 {
+    let settings = &volume.settings;
+    let free = disk_free(volume).unwrap_or(u64::MAX);
+    budget_within_disk(settings.budget_bytes, here, free, settings.keep_free_bytes)
 }
 
 /// Whether more may come without anything having to go.
@@ -154,10 +166,40 @@ fn disk_free(volume: &Volume) -> Option<u64> {
 /// # Errors
 /// If the disk or the database fails.
 pub(crate) fn evict(volume: &Volume) -> Result<u64> {
-    match over_the_mark(volume) {
-        0 => Ok(0),
-        need => make_room(volume, need),
+    let mut need = over_the_mark(volume);
+    if need == 0 {
+        return Ok(0);
     }
+    learn(volume)?;
+    let mut freed = 0;
+    while need > 0 {
+        let step = make_room_of_known(volume, need.min(STEP_BYTES))?;
+        freed += step;
+        need = need.saturating_sub(step);
+        if step == 0 {
+            break;
+        }
+    }
+    Ok(freed)
+}
+
+/// Holds back who brings `coming` bytes while they do not fit into the budget: as much goes
+/// as comes. If nothing may go they come all the same; what is open, dirty or pinned holds
+/// up no reader.
+///
+/// # Errors
+/// If the disk or the database fails.
+pub(super) fn keep_budget(volume: &Volume, coming: u64) -> Result<()> {
+    let here = volume.live.here_bytes();
+    let over = (here + coming).saturating_sub(budget_now(volume, here));
+    let evictor = &volume.pull.evictor;
+    let fruitless = *evictor.fruitless.lock();
+    if over == 0 || fruitless.is_some_and(|at| at.elapsed() < FRUITLESS) {
+        return Ok(());
+    }
+    let freed = make_room_of_known(volume, over)?;
+    *evictor.fruitless.lock() = (freed == 0).then(Instant::now);
+    Ok(())
 }
 
 /// Drops content until `need` bytes are freed, or nothing more may go. Bytes that went.
@@ -165,9 +207,14 @@ pub(crate) fn evict(volume: &Volume) -> Result<u64> {
 /// # Errors
 /// If the disk or the database fails.
 pub(crate) fn make_room(volume: &Volume, need: u64) -> Result<u64> {
+    learn(volume)?;
+    make_room_of_known(volume, need)
+}
+
+/// Drops what the policy knows of, until `need` bytes are freed or nothing more may go.
+fn make_room_of_known(volume: &Volume, need: u64) -> Result<u64> {
     let evictor = &volume.pull.evictor;
     let _alone = evictor.evicting.lock();
-    learn(volume)?;
     let mut refused = HashSet::new();
     let mut freed = 0;
     while freed < need {

@@ -152,9 +152,10 @@ fn wait_for(coming: &Coming, wants: &[Want]) -> (Vec<(Missing, Arc<Verified>)>, 
 
 /// A full disk is no reason to fail a reader while there is content that may go.
 fn fill_or_make_room(volume: &Volume, ino: Ino, landed: &[(Missing, Arc<Verified>)]) -> Result<()> {
+    let need: u64 = landed.iter().map(|(missing, _)| missing.len).sum();
+    evict::keep_budget(volume, need)?;
     match volume.fill(ino, landed) {
         Err(error) if error.errno() == libc::ENOSPC => {
-            let need: u64 = landed.iter().map(|(missing, _)| missing.len).sum();
             if evict::make_room(volume, need)? == 0 {
                 return Err(VolumeError::NoSpace(
                     "the disk is full, and nothing here may be dropped".to_owned(),
