@@ -10,8 +10,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use larder_model::{ChunkId, VolumeId};
-use larder_volume::{Credential, Settings};
 use larder_volume::progress::Report;
+use larder_volume::{Credential, Settings};
 
 use crate::config::{CONFIG_FILE, Config, Limits, StoreConfig};
 use crate::failure::Failure;
