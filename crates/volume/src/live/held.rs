@@ -100,6 +100,11 @@ impl Held<'_> {
         if !matches!(self.here, Here::Whole) {
             return Ok(false);
         }
+        // The kernel may be opening it just now, for a program that does not wait
+        // (O_NONBLOCK): a lease, if only for a moment, would be an error to that.
+        if self.direct > 0 {
+            return Ok(true);
+        }
         let file = self.file()?;
         let meta = file
             .metadata()

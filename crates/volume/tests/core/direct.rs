@@ -79,3 +79,33 @@ fn who_writes_beside_a_direct_reader_makes_the_file_dirty() {
     volume.close(busy, WRITE).unwrap();
     bench.stop(volume);
 }
+
+/// While a file was looked at to be stored, a program opened it and said that it would not
+/// wait (O_NONBLOCK). The look took a lease for a moment, and the program got EIO.
+#[test]
+fn who_opens_a_file_without_waiting_meets_no_lease() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let bench = Bench::new();
+    let volume = bench.start_still(&bench.state(), bench.store.clone());
+    let ino = write_file(&volume, "file", &noise(1, 3000));
+    let path = cache_file(&bench.state(), ino);
+    // The kernel opens the file once it was told that it may.
+    volume.open(ino, DIRECT).unwrap();
+    std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+            let mut options = std::fs::File::options();
+            options.write(true).custom_flags(nonblocking);
+            (0..20_000)
+                .map(|_| options.open(&path))
+                .find(Result::is_err)
+        });
+        while !opener.is_finished() {
+            volume.begin_settle(ino).unwrap();
+        }
+        let refused = opener.join().unwrap();
+        assert!(refused.is_none(), "{refused:?}");
+    });
+    volume.close(ino, DIRECT).unwrap();
+    bench.stop(volume);
+}
