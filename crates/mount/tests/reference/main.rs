@@ -15,6 +15,7 @@ mod maps;
 mod one_file;
 mod ops;
 mod runs;
+mod said;
 mod served;
 mod trees;
 

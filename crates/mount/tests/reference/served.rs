@@ -93,6 +93,7 @@ fn serve() {
     let is_it = |profile: &Profile| format!("{profile:?}") == said;
     let profile = PROFILES.into_iter().find(is_it).unwrap();
     let budget_bytes = std::env::var(BUDGET).unwrap().parse().unwrap();
+    tracing::subscriber::set_global_default(crate::said::ToTerminal).unwrap();
     let mut host = Host::new(&PathBuf::from(root), profile, budget_bytes);
     println!("{ANSWER}0");
     for line in std::io::stdin().lock().lines() {
