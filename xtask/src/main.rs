@@ -7,12 +7,15 @@
 mod check;
 mod demo;
 mod docs;
+mod fuzz;
+mod haul;
 mod pjdfstest;
 mod playground;
 mod rules;
 mod run;
 mod setup;
 mod sshd;
+mod torture;
 mod tree;
 
 use std::process::ExitCode;
@@ -31,6 +34,10 @@ Usage: cargo xtask COMMAND
   demo                      a volume on an SSH server of its own, from init to a second machine
   pjdfstest [--profile P]   the POSIX suite on a real mount (all profiles, or one)
   setup                     only install what is missing
+  torture --minutes N       long runs of the comparison of a mount with what it must be
+          [--seed S] [--profile P]  from a seed on; without minutes: the sequence of that seed
+  fuzz --minutes N          the fuzz targets, with a nightly compiler
+  haul --minutes N [--profile P]  a daemon under load: its memory and descriptors must stay
 ";
 
 fn main() -> ExitCode {
@@ -67,6 +74,12 @@ fn dispatch(args: &[&str]) -> Result<()> {
             pjdfstest::run(&[name], Program::Build)
         }
         ["setup"] => setup::all(),
+        ["torture", words @ ..] => torture::run(&torture::Wish::from_words(words)?),
+        ["fuzz", "--minutes", minutes] => fuzz::run(minutes.parse()?),
+        ["haul", "--minutes", minutes] => haul::run(minutes.parse()?, "cached"),
+        ["haul", "--minutes", minutes, "--profile", profile] => {
+            haul::run(minutes.parse()?, profile)
+        }
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -17,7 +17,8 @@ struct Need {
 }
 
 /// The real SSH server of the store's tests and the demo (its package brings the client's
-/// tools), and the helper that mounts for users without rights.
+/// tools), the helper that mounts for users without rights, and programs that are tried on a
+/// mount.
 const NEEDS: &[Need] = &[
     Need {
         program: "sshd",
@@ -27,9 +28,22 @@ const NEEDS: &[Need] = &[
         program: "fusermount3",
         package: "fuse3",
     },
+    Need {
+        program: "git",
+        package: "git",
+    },
+    Need {
+        program: "rsync",
+        package: "rsync",
+    },
+    Need {
+        program: "sqlite3",
+        package: "sqlite3",
+    },
 ];
 
 const PJDFSTEST: &str = "0.2.2";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Everything that `cargo xtask test` needs.
 pub fn all() -> Result<()> {
@@ -59,6 +73,36 @@ pub fn pjdfstest() -> Result<()> {
             .arg(tools())
             .arg("pjdfstest"),
     )
+}
+
+/// Installs cargo-fuzz if it is not there; the nightly compiler is the user's to have.
+pub fn cargo_fuzz() -> Result<()> {
+    let nightly = Command::new("rustup")
+        .args(["run", "nightly", "rustc", "--version"])
+        .output();
+    if !nightly.is_ok_and(|out| out.status.success()) {
+        bail!(
+            "Fuzzing needs a nightly compiler.\n\
+             Hint: `rustup toolchain install nightly --profile minimal`."
+        );
+    }
+    let there = run::output(Command::new(tools().join("bin/cargo-fuzz")).arg("--version"));
+    if there.is_ok_and(|line| line.trim_end().ends_with(CARGO_FUZZ)) {
+        return Ok(());
+    }
+    run::show(
+        run::cargo()
+            .args(["install", "--locked", "--version", CARGO_FUZZ, "--root"])
+            .arg(tools())
+            .arg("cargo-fuzz"),
+    )
+}
+
+/// `PATH`, with the tools that were installed here first.
+pub fn path_with_tools() -> Result<std::ffi::OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(tools().join("bin")).chain(std::env::split_paths(&path));
+    Ok(std::env::join_paths(all)?)
 }
 
 fn tools() -> PathBuf {
