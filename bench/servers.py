@@ -69,8 +69,8 @@ class S3:
         child = stage.start(
             [found("rclone"), "--config", "", "serve", "s3", self.dir]
             + ["--addr", f"127.0.0.1:{self.port}", "--auth-key", f"{self.key},{self.secret}"]
-            # Without hashing every file for its ETag, each time a client asks for its size.
-            + ["--vfs-cache-mode", "off", "--dir-cache-time", "0", "--etag-hash", ""],
+            # A time of 0 makes it spin. Without an ETag no file is hashed when its size is asked for.
+            + ["--vfs-cache-mode", "off", "--dir-cache-time", "1s", "--etag-hash", ""],
             "s3",
         )
         wait_for(lambda: listens(self.port), child)
