@@ -7,8 +7,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Bench, edit_file, noise, until, with_open, write_file};
-use larder_volume::VolumeError;
+use common::{Bench, CALLER, edit_file, noise, until, with_open, write_file};
+use larder_volume::{Access, ROOT, VolumeError};
 
 #[test]
 fn much_more_than_the_dirty_limit_is_copied_in() {
@@ -65,6 +65,28 @@ fn what_stays_free_on_the_disk_stays_free() {
         assert_eq!(volume.write_here(ino, 0, b"bytes").unwrap(), None);
     });
     bench.stop(volume);
+}
+
+/// Whoever writes past the daemon cannot be slowed down, and would meet the end of the disk.
+#[test]
+fn on_a_tight_disk_no_file_is_written_past_the_daemon() {
+    let past_the_daemon = |keep_free_bytes| {
+        let mut bench = Bench::new();
+        bench.settings.keep_free_bytes = keep_free_bytes;
+        let volume = bench.start();
+        let ino = volume.create(ROOT, b"a", 0o644, CALLER, false).unwrap().ino;
+        let access = Access {
+            write: true,
+            direct: true,
+            ..Access::default()
+        };
+        let opened = volume.open(ino, access).unwrap();
+        volume.close(ino, access).unwrap();
+        bench.stop(volume);
+        opened.backing.is_some()
+    };
+    assert!(past_the_daemon(0));
+    assert!(!past_the_daemon(u64::MAX / 2));
 }
 
 #[test]

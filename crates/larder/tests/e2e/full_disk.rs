@@ -17,30 +17,32 @@ const LIMITS: &str = "dirty-stall = \"6s\"\nread-wait = \"3s\"\nkeep-free = \"2M
 /// A machine whose state lies on a small disk. The disk goes after the machine.
 struct Cramped {
     machine: Machine,
+    profile: &'static str,
     _disk: SmallDisk,
 }
 
 impl Cramped {
-    fn new(remote: &Remote) -> Option<Self> {
+    fn new(remote: &Remote, profile: &'static str) -> Option<Self> {
         let machine = Machine::new();
         let home = machine.path("home");
         fs::create_dir(&home).unwrap();
         let disk = SmallDisk::mount(&home, DISK)?;
         remote.init(&machine, "1G").ok();
         set_limits(&machine, &format!("{EAGER}\n{LIMITS}"));
-        mount(&machine);
-        Some(Self {
+        let cramped = Self {
             machine,
+            profile,
             _disk: disk,
-        })
+        };
+        cramped.mount();
+        Some(cramped)
     }
-}
 
-/// With a profile in which writers can be slowed down.
-#[track_caller]
-fn mount(machine: &Machine) {
-    let profile = ["mount", "Larder", "--profile", "cached"];
-    machine.larder(profile).ok();
+    #[track_caller]
+    fn mount(&self) {
+        let words = ["mount", "Larder", "--profile", self.profile];
+        self.machine.larder(words).ok();
+    }
 }
 
 /// Writes and syncs file after file until one cannot be; answers what was acknowledged, and
@@ -74,11 +76,22 @@ fn assert_all_there(acknowledged: &BTreeMap<PathBuf, Vec<u8>>) {
 
 #[test]
 fn a_full_disk_is_said_and_loses_nothing_and_passes() {
+    a_full_disk_passes("cached");
+}
+
+/// In which files are written past the daemon, while there is room.
+#[test]
+fn so_it_is_with_passthrough() {
+    a_full_disk_passes("passthrough");
+}
+
+fn a_full_disk_passes(profile: &'static str) {
     let dir = tempfile::tempdir().unwrap();
     let remote = Remote::folder(&dir.path().join("store"));
-    let Some(Cramped { machine, _disk }) = Cramped::new(&remote) else {
+    let Some(cramped) = Cramped::new(&remote, profile) else {
         return;
     };
+    let machine = &cramped.machine;
     let root = machine.mount_point();
 
     // Without the store nothing can go, and the disk fills up.
@@ -93,7 +106,7 @@ fn a_full_disk_is_said_and_loses_nothing_and_passes() {
 
     // A kill in the middle of it, and a start on the full disk.
     machine.kill_daemon();
-    mount(&machine);
+    cramped.mount();
     assert_all_there(&acknowledged);
 
     // With the store there is room again, for more than the disk holds.
@@ -107,5 +120,4 @@ fn a_full_disk_is_said_and_loses_nothing_and_passes() {
     let elsewhere = remote.another_machine();
     assert_eq!(picture(&elsewhere.mount_point()), picture(&root));
     machine.larder(["verify", "--stores"]).ok();
-    drop(machine);
 }

@@ -16,6 +16,8 @@ use crate::{Ino, Result, Settings, Volume, VolumeError};
 
 /// How much may be written before the disk is asked again.
 const ASK_AGAIN_AFTER: u64 = 64 << 20;
+/// A disk with so much to spare has room for whatever is written past this process.
+const PLENTY: u64 = 1 << 30;
 /// A full disk is given this long to become less full, by eviction.
 const EVICTION_TIME: Duration = Duration::from_secs(10);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -72,10 +74,24 @@ impl Throttle {
 
 impl Volume {
     /// Whether there is so much room that a file may be written past this process, where
-    /// nothing slows the writer down.
+    /// nothing slows the writer down: within the limits, and on the disk. The disk is asked
+    /// each time, as nobody counts what is written so; that takes a microsecond or two.
     pub(crate) fn has_room_to_write(&self) -> bool {
-        self.live.dirty_bytes() < self.push.throttle.limits.soft_bytes / 2
+        let half = self.push.throttle.limits.soft_bytes / 2;
+        self.live.dirty_bytes() < half
             && self.live.here_bytes() < self.settings.budget_bytes
+            && self.disk_has_plenty(half)
+    }
+
+    /// Whether the disk has room for as much as may become dirty unseen, `most` bytes.
+    fn disk_has_plenty(&self, most: u64) -> bool {
+        let throttle = &self.push.throttle;
+        let Ok(free) = self.disk_free() else {
+            return false;
+        };
+        let above = free.saturating_sub(throttle.keep_free);
+        throttle.unasked.fetch_min(above, Ordering::Relaxed);
+        above >= most.min(PLENTY)
     }
 
     /// Waits, a moment, until what is here is within the budget: what was stored just now
