@@ -4,9 +4,14 @@
 
 mod common;
 
-use common::{Bench, Hold, edit_file, make_dir, noise, read_file, until, with_open, write_file};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use common::{
+    Bench, CALLER, Hold, edit_file, make_dir, noise, read_file, until, with_open, write_file,
+};
 use larder_model::{Extent, Kind, Life, Time};
-use larder_volume::{NewNode, ROOT, RenameMode, SetAttr, TimeSet};
+use larder_volume::{Access, NewNode, ROOT, RenameMode, SetAttr, TimeSet};
 
 fn prefix(name: &str) -> &str {
     name.split('/').next().unwrap()
@@ -477,4 +482,35 @@ fn progress_ends_at_nothing_left() {
     });
     assert_eq!(volume.push_status().seconds_left, Some(0));
     bench.stop(volume);
+}
+
+/// A program that writes past the daemon cuts a file off just while it is read to be stored.
+#[test]
+fn a_file_that_is_cut_off_while_it_is_stored_is_no_trouble_to_the_user() {
+    let mut bench = Bench::new();
+    bench.settings.ingest_limit = Some(8 << 20);
+    bench.settings.settle_open = Duration::from_millis(10);
+    let volume = bench.start();
+    let ino = volume.create(ROOT, b"a", 0o644, CALLER, false).unwrap().ino;
+    let access = Access {
+        write: true,
+        direct: true,
+        ..Access::default()
+    };
+    let opened = volume.open(ino, access).unwrap();
+    let file = opened.backing.unwrap();
+    let bytes = noise(1, 4 << 20);
+    for _ in 0..30 {
+        file.write_all_at(&bytes, 0).unwrap();
+        std::thread::sleep(Duration::from_millis(60));
+        file.set_len(1000).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(volume.push_status().warnings, [""; 0]);
+    }
+    drop(file);
+    volume.close(ino, access).unwrap();
+    bench.commit(&volume);
+    assert_eq!(volume.push_status().warnings, [""; 0]);
+    bench.stop(volume);
+    assert_eq!(bench.stored().file("a").unwrap(), bytes[..1000]);
 }

@@ -53,6 +53,12 @@ impl Settling {
             writes: self.writes,
         }
     }
+
+    /// Whether the cache file is what it was when it was looked at.
+    pub(crate) fn still_is(&self, file: &File) -> bool {
+        file.metadata()
+            .is_ok_and(|meta| Fingerprint::of(&meta) == self.fingerprint)
+    }
 }
 
 /// What became of a settle.

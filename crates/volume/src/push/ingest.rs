@@ -6,6 +6,7 @@
 //! closed when it is full, and also when nothing more came for a moment or somebody waits.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use larder_format::{
 };
 use larder_model::{ChunkId, Content, Extent};
 use larder_plan::settle::SettleRules;
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
 
 use super::outbox::{Cut, Number};
@@ -112,6 +113,9 @@ struct OpenPack {
 enum Failure {
     /// The volume stops.
     Stopping,
+    /// The file was changed or removed while it was read: there is something else to store
+    /// now, or nothing.
+    Changed,
     Other(VolumeError),
 }
 
@@ -119,6 +123,7 @@ impl<E: Into<VolumeError>> From<E> for Failure {
     fn from(error: E) -> Self {
         match error.into() {
             VolumeError::Stopping => Self::Stopping,
+            VolumeError::NoEntry => Self::Changed,
             other => Self::Other(other),
         }
     }
@@ -172,6 +177,7 @@ impl Ingest {
             match self.take_in(volume, ino, &rules) {
                 Ok(did) => moved_on |= did,
                 Err(Failure::Stopping) => return Duration::ZERO,
+                Err(Failure::Changed) => attempts.changed(ino),
                 Err(Failure::Other(error)) => note_failure(volume, ino, &error),
             }
         }
@@ -279,7 +285,11 @@ impl Ingest {
             return Ok((Content::Extents(Vec::new()), Vec::new()));
         };
         let path = volume.cache.path(settling.ino);
-        let unread = |error| VolumeError::io(&path, error);
+        let unread = |error: io::Error| match error.kind() {
+            // Cut off past this process.
+            io::ErrorKind::UnexpectedEof if !settling.still_is(&file) => Failure::Changed,
+            _ => Failure::Other(VolumeError::io(&path, error)),
+        };
         let pieces = pieces(settling, &file).map_err(unread)?;
         let class = class_of(volume, settling)?;
         let chunker = self.chunker(volume, class);
@@ -289,7 +299,7 @@ impl Ingest {
             &chunker,
             &pieces,
             |offset, into: &mut [u8]| -> Result<(), Failure> {
-                Ok(reader.read(offset, into).map_err(unread)?)
+                reader.read(offset, into).map_err(unread)
             },
             |piece| {
                 extents.push(match piece {
@@ -469,9 +479,11 @@ fn class_of(volume: &Volume, settling: &Settling) -> Result<SizeClass> {
 /// The lengths of the first chunks of the file's stored version.
 fn lens_before(volume: &Volume, ino: Ino) -> Result<Vec<u32>> {
     let content: Option<Vec<u8>> = volume.db.look(|connection| {
-        Ok(connection
+        connection
             .prepare_cached("SELECT content FROM nodes WHERE ino = ?1")?
-            .query_row([ino as i64], |row| row.get(0))?)
+            .query_row([ino as i64], |row| row.get(0))
+            .optional()?
+            .ok_or(VolumeError::NoEntry)
     })?;
     let Some(content) = content else {
         return Ok(Vec::new());
@@ -495,10 +507,11 @@ fn note_failure(volume: &Volume, ino: Ino, error: &VolumeError) {
         .push
         .attempts
         .rest_until(ino, shared.now() + REST_AFTER_FAILURE);
-    if matches!(error, VolumeError::NoEntry) {
-        return;
-    }
-    let path = volume.path_of(ino).ok().flatten().unwrap_or_default();
+    let path = match volume.path_of(ino) {
+        // It was removed meanwhile.
+        Ok(None) => return,
+        path => path.ok().flatten().unwrap_or_default(),
+    };
     shared.warnings.set(
         "file",
         format!(
