@@ -28,6 +28,13 @@ const SCHEMA: &str = include_str!("schema.sql");
 const SCHEMA_2: &str = include_str!("schema_2.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;
+/// How long a connection waits for another.
+pub(crate) const BUSY_TIME: Duration = Duration::from_secs(10);
+/// The log is moved into the database file when it has this many pages, so 32 MB: the same
+/// page is then written there once, however often it changed.
+const LOG_PAGES: u32 = 8000;
+/// A log that takes less is not worth the trouble of emptying it.
+const SMALL_LOG: u64 = 1 << 20;
 
 /// The database of one replica.
 #[derive(Debug)]
@@ -41,6 +48,9 @@ pub struct Db {
     gone: Mutex<Vec<Ino>>,
     readers: Mutex<Vec<Connection>>,
     syncs: AtomicU64,
+    /// How many changes there were, and how many when the log was last looked after.
+    writes: AtomicU64,
+    writes_before: AtomicU64,
 }
 
 impl Db {
@@ -109,6 +119,8 @@ impl Db {
             gone: Mutex::default(),
             readers: Mutex::new(Vec::new()),
             syncs: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            writes_before: AtomicU64::new(0),
         }
     }
 
@@ -161,7 +173,7 @@ impl Db {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.busy_timeout(BUSY_TIME)?;
         connection.execute_batch("PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;")?;
         Ok(connection)
     }
@@ -171,7 +183,7 @@ impl Db {
     /// # Errors
     /// What `change` fails with, and failures of the database.
     pub fn write<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer_to_change();
         self.end_group(&mut writer)?;
         let (value, gone) = writer.transact(change)?;
         self.gone.lock().extend(gone);
@@ -188,7 +200,7 @@ impl Db {
         &self,
         change: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer_to_change();
         let joined = writer.join(change);
         let is_open = writer.is_group_open();
         if self.group_open.swap(is_open, Ordering::SeqCst) != is_open && is_open {
@@ -202,6 +214,11 @@ impl Db {
             }
         }
         Ok(value)
+    }
+
+    fn writer_to_change(&self) -> MutexGuard<'_, Writer> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.writer.lock()
     }
 
     /// Commits what [`Db::write_soon`] did, if it is not yet.
@@ -236,7 +253,7 @@ impl Db {
     /// # Errors
     /// As [`Db::write`]; then nothing is promised to survive.
     pub fn write_synced<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer_to_change();
         self.end_group(&mut writer)?;
         writer
             .connection
@@ -264,16 +281,34 @@ impl Db {
         self.syncs.load(Ordering::SeqCst)
     }
 
-    /// Moves what the log holds into the database file, as far as no reader is in the way.
+    /// Moves what the log holds into the database file, as far as no reader is in the way,
+    /// and gives back the log's room if nothing was written since the last call.
     ///
     /// # Errors
     /// Failures of the database.
     pub fn checkpoint(&self) -> Result<()> {
+        let writes = self.writes.load(Ordering::Relaxed);
+        if self.writes_before.swap(writes, Ordering::Relaxed) == writes {
+            return self.empty_log();
+        }
         let wal = self.path.with_extension("db-wal");
         let large = std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 8 << 20);
         if large {
             let connection = Connection::open(&self.path)?;
             connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the room that the log takes on the disk, as far as that can be done now.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub(crate) fn empty_log(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if writer.log_bytes() > SMALL_LOG {
+            self.end_group(&mut writer)?;
+            writer.empty_log();
         }
         Ok(())
     }
@@ -355,13 +390,14 @@ fn upgrade_from_1(connection: &mut Connection) -> Result<()> {
 
 fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.execute_batch(
+    connection.busy_timeout(BUSY_TIME)?;
+    let log_bytes = LOG_PAGES * 4096;
+    connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-         PRAGMA wal_autocheckpoint = 8000; PRAGMA journal_size_limit = 67108864;
+         PRAGMA wal_autocheckpoint = {LOG_PAGES}; PRAGMA journal_size_limit = {log_bytes};
          PRAGMA cache_size = -16000; PRAGMA temp_store = MEMORY;
          PRAGMA foreign_keys = OFF;",
-    )
+    ))
 }
 
 fn unreadable(path: &Path, error: &rusqlite::Error) -> VolumeError {
@@ -370,4 +406,26 @@ fn unreadable(path: &Path, error: &rusqlite::Error) -> VolumeError {
          directory, and open the volume afresh from its store with `larder open`",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It would stay as large as it ever was, beside a database of any size.
+    #[test]
+    fn the_log_takes_no_room_once_nothing_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Db::create(&directory.path().join("volume.db")).unwrap();
+        for n in 0..200u64 {
+            let set = |tx: &Transaction<'_>| set_meta(tx, &n.to_string(), &[0; 3000]);
+            db.write_soon(set).unwrap();
+        }
+        let log_bytes = || db.writer.lock().log_bytes();
+        db.checkpoint().unwrap();
+        assert!(log_bytes() > SMALL_LOG, "work goes on at full speed");
+        db.checkpoint().unwrap();
+        assert_eq!(log_bytes(), 0);
+        assert_eq!(db.meta("199").unwrap().unwrap(), [0; 3000]);
+    }
 }

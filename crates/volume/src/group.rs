@@ -15,7 +15,7 @@
 //!   database is as after a kill then, and nothing more is written until the next start.
 
 use std::cell::RefCell;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -25,14 +25,21 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 use rustix::fs::FallocateFlags;
 
+use crate::db::BUSY_TIME;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// A group is committed so long after it was opened.
 const GROUP_TIME: Duration = Duration::from_millis(5);
 /// A group has at most so many operations.
-const GROUP_OPERATIONS: u32 = 128;
+const GROUP_OPERATIONS: u64 = 128;
+/// More than the log gets by an operation of a group, in bytes.
+const OPERATION_BYTES: u64 = 128 << 10;
+/// A group has this much over what its operations are thought to need.
+const SPARE_BYTES: u64 = 1 << 20;
 /// More than the log gets by a group of [`GROUP_OPERATIONS`], in bytes.
-const GROUP_BYTES: u64 = 16 << 20;
+const GROUP_BYTES: u64 = SPARE_BYTES + GROUP_OPERATIONS * OPERATION_BYTES;
+/// The log may hold this part of what is free on its disk, and as much again be kept for it.
+const SHARE_OF_DISK: u64 = 16;
 
 /// A transaction that is open: what is done by it is done as a whole or not at all.
 #[derive(Debug)]
@@ -61,8 +68,8 @@ impl Transaction<'_> {
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
     log: Option<File>,
-    /// How many operations the open group has; `None`: no group is open.
-    operations: Option<u32>,
+    /// How many operations more the open group may have; `None`: no group is open.
+    operations_left: Option<u64>,
     /// Cache files to be removed once the open transaction is committed.
     gone: RefCell<Vec<Ino>>,
     broken: bool,
@@ -85,14 +92,14 @@ impl Writer {
         Self {
             connection,
             log: log.ok(),
-            operations: None,
+            operations_left: None,
             gone: RefCell::default(),
             broken: false,
         }
     }
 
     pub(crate) fn is_group_open(&self) -> bool {
-        self.operations.is_some()
+        self.operations_left.is_some()
     }
 
     /// Changes the database in a transaction that is committed when this returns. No group
@@ -122,21 +129,23 @@ impl Writer {
         change: impl FnOnce(&Transaction<'_>) -> Result<T>,
     ) -> Result<(T, Ended)> {
         self.refuse_broken()?;
-        let operations = match self.operations {
-            Some(operations) => operations,
-            None if self.reserve_room()? => {
-                self.execute("BEGIN IMMEDIATE")?;
-                self.operations = Some(0);
-                0
-            }
-            None => {
-                let (value, gone) = self.transact(change)?;
-                return Ok((value, Ended::Committed(gone)));
-            }
+        let left = match self.operations_left {
+            Some(left) => left,
+            None => match self.reserve_room()? {
+                0 | 1 => {
+                    let (value, gone) = self.transact(change)?;
+                    return Ok((value, Ended::Committed(gone)));
+                }
+                room => {
+                    self.execute("BEGIN IMMEDIATE")?;
+                    self.operations_left = Some(room);
+                    room
+                }
+            },
         };
         let value = self.step(change)?;
-        self.operations = Some(operations + 1);
-        if operations + 1 < GROUP_OPERATIONS {
+        self.operations_left = Some(left - 1);
+        if left > 1 {
             return Ok((value, Ended::GoesOn));
         }
         let gone = self.commit_group()?;
@@ -168,7 +177,7 @@ impl Writer {
 
     /// Commits the group, if one is open. Answers the cache files that may go.
     pub(crate) fn commit_group(&mut self) -> Result<Vec<Ino>> {
-        if self.operations.take().is_none() {
+        if self.operations_left.take().is_none() {
             return Ok(Vec::new());
         }
         match self.execute("COMMIT") {
@@ -204,7 +213,7 @@ impl Writer {
     /// Operations that were answered are lost: nothing is written any more.
     fn break_down(&mut self) -> VolumeError {
         self.broken = true;
-        self.operations = None;
+        self.operations_left = None;
         self.roll_back();
         broken()
     }
@@ -213,25 +222,57 @@ impl Writer {
         if self.broken { Err(broken()) } else { Ok(()) }
     }
 
-    /// Makes sure that the log has room for a group. False if that cannot be had for sure.
-    fn reserve_room(&self) -> Result<bool> {
+    /// Makes sure that the log has room for a group, of fewer operations if the disk is
+    /// tight. Answers of how many.
+    fn reserve_room(&self) -> Result<u64> {
         let Some(log) = &self.log else {
-            return Ok(false);
+            return Ok(0);
         };
         let failed = |error| VolumeError::io("the database's log", error);
         let meta = log.metadata().map_err(failed)?;
-        let needed = meta.len() + GROUP_BYTES;
-        if meta.blocks() * 512 >= needed {
-            return Ok(true);
+        let room = room_of(&meta);
+        if room >= GROUP_BYTES {
+            return Ok(GROUP_OPERATIONS);
         }
-        // More than is needed, so that this is seldom done.
-        let room = needed + GROUP_BYTES;
-        match rustix::fs::fallocate(log, FallocateFlags::KEEP_SIZE, 0, room) {
-            Ok(()) => Ok(true),
-            // Then each operation is told by itself whether there is room for it.
-            Err(_) => Ok(false),
+        let disk = rustix::fs::fstatvfs(log).map_err(|error| failed(error.into()))?;
+        let share = disk.f_bavail.saturating_mul(disk.f_frsize) / SHARE_OF_DISK;
+        if meta.len() > share + SPARE_BYTES {
+            self.empty_log();
+        }
+        // Twice what is needed, so that this is seldom done.
+        let wanted = share.min(2 * GROUP_BYTES);
+        let len = log.metadata().map_err(failed)?.len();
+        if room < wanted / 2 {
+            // If it fails, there is room for fewer operations, or none.
+            let _ = rustix::fs::fallocate(log, FallocateFlags::KEEP_SIZE, 0, len + wanted);
+        }
+        let room = room_of(&log.metadata().map_err(failed)?);
+        Ok((room.saturating_sub(SPARE_BYTES) / OPERATION_BYTES).min(GROUP_OPERATIONS))
+    }
+
+    /// Moves all that the log holds into the database file, and gives back its room. Not if
+    /// a reader needs what is in the log, or the disk has no room for it in the database:
+    /// then the log stays, and another time will do. No group may be open.
+    pub(crate) fn empty_log(&self) {
+        let emptied = self.connection.busy_timeout(Duration::ZERO).and_then(|()| {
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
+        if let Err(error) = emptied.and(self.connection.busy_timeout(BUSY_TIME)) {
+            tracing::debug!(%error, "the log stays as it is");
         }
     }
+
+    /// What the log takes on the disk, in bytes.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        let meta = self.log.as_ref().and_then(|log| log.metadata().ok());
+        meta.map_or(0, |meta| meta.blocks() * 512)
+    }
+}
+
+/// What is reserved for the log behind its end, in bytes.
+fn room_of(log: &Metadata) -> u64 {
+    (log.blocks() * 512).saturating_sub(log.len())
 }
 
 fn broken() -> VolumeError {
@@ -327,6 +368,8 @@ fn commit_groups(bell: &Bell, weak: &Weak<Volume>) {
 
 #[cfg(test)]
 mod tests {
+    use larder_store::testing::SmallDisk;
+
     use super::*;
 
     fn writer(directory: &Path) -> Writer {
@@ -372,11 +415,35 @@ mod tests {
         let other = Connection::open(directory.path().join("volume.db")).unwrap();
         writer.join(|tx| insert(tx, 0)).unwrap();
         assert_eq!(rows(&other), [0; 0]);
-        for n in 1..i64::from(GROUP_OPERATIONS) {
+        for n in 1..GROUP_OPERATIONS as i64 {
             writer.join(|tx| insert(tx, n)).unwrap();
         }
         assert!(!writer.is_group_open());
         assert_eq!(rows(&other).len(), GROUP_OPERATIONS as usize);
+    }
+
+    /// The log has to leave the room to the content.
+    #[test]
+    fn on_a_small_disk_the_log_takes_little_and_groups_are_smaller() {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(_disk) = SmallDisk::mount(directory.path(), 48 << 20) else {
+            return;
+        };
+        let mut writer = writer(directory.path());
+        let mut most = 0;
+        for n in 0..20_000 {
+            let (_, ended) = writer.join(|tx| insert(tx, n)).unwrap();
+            if n == 0 {
+                assert!(matches!(ended, Ended::GoesOn));
+            }
+            most = most.max(writer.log_bytes());
+        }
+        writer.commit_group().unwrap();
+        assert!(most < 9 << 20, "{most}");
+        assert_eq!(rows(&writer.connection).len(), 20_000);
+        writer.empty_log();
+        assert_eq!(writer.log_bytes(), 0);
+        assert_eq!(rows(&writer.connection).len(), 20_000);
     }
 
     /// Whatever is built on operations that are lost would be worse than nothing.

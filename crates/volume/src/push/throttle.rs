@@ -20,6 +20,8 @@ const ASK_AGAIN_AFTER: u64 = 64 << 20;
 const PLENTY: u64 = 1 << 30;
 /// A full disk is given this long to become less full, by eviction.
 const EVICTION_TIME: Duration = Duration::from_secs(10);
+/// A disk counts as full for so long after somebody had to wait for room on it.
+const STAYS_FULL: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// What is known for the fast question.
@@ -33,6 +35,8 @@ pub(super) struct Throttle {
     drained_ms: AtomicU64,
     /// When writers wait for the budget again, after they waited in vain.
     patient_again_ms: AtomicU64,
+    /// When somebody last waited for room on the disk; 0: nobody ever did.
+    full_ms: AtomicU64,
 }
 
 impl Throttle {
@@ -47,6 +51,7 @@ impl Throttle {
             unasked: AtomicU64::new(0),
             drained_ms: AtomicU64::new(0),
             patient_again_ms: AtomicU64::new(0),
+            full_ms: AtomicU64::new(0),
         }
     }
 
@@ -60,6 +65,14 @@ impl Throttle {
         now.saturating_sub(Duration::from_millis(
             self.drained_ms.load(Ordering::Relaxed),
         ))
+    }
+
+    /// Somebody waits for room on the disk. Answers whether that is news: each of a thousand
+    /// writers may have to wait a moment.
+    fn note_full(&self, now: Duration) -> bool {
+        let now = now.as_millis() as u64 + 1;
+        let before = self.full_ms.swap(now, Ordering::Relaxed);
+        before == 0 || now.saturating_sub(before) > STAYS_FULL.as_millis() as u64
     }
 
     /// Takes `len` off what may be written unasked; false if it is used up.
@@ -195,7 +208,7 @@ impl Volume {
             return Ok(());
         }
         let began = Instant::now();
-        let mut told = false;
+        let mut first = true;
         loop {
             let free = self.disk_free()?;
             let above = free.saturating_sub(throttle.keep_free);
@@ -215,8 +228,14 @@ impl Volume {
                     throttle.keep_free
                 )));
             }
-            if !std::mem::replace(&mut told, true) {
+            let is_news = throttle.note_full(self.push.shared.now());
+            if is_news {
                 tracing::warn!(free, "the disk under the cache is full");
+            }
+            if std::mem::take(&mut first) {
+                // Perhaps that is all it needs.
+                self.db.empty_log()?;
+                continue;
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
@@ -236,5 +255,20 @@ impl Volume {
         let disk =
             rustix::fs::statvfs(root).map_err(|error| VolumeError::io(root, error.into()))?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_once_until_it_passed() {
+        let throttle = Throttle::new(&Settings::for_budget(1 << 30));
+        let told = [0, 1, 59, 100, 161, 162].map(|secs| {
+            let now = Duration::from_secs(secs);
+            throttle.note_full(now)
+        });
+        assert_eq!(told, [true, false, false, false, true, false]);
     }
 }
