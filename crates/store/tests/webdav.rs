@@ -19,8 +19,18 @@ fn server() -> (DavServer, Arc<dyn Store>) {
     (server, store)
 }
 
+fn server_like_rclone() -> (DavServer, Arc<dyn Store>) {
+    let server = DavServer::start_like_rclone();
+    let store = open(&server.address("larder"), &server.options()).unwrap();
+    (server, store)
+}
+
 mod conforms {
     larder_store::conformance!(super::server());
+}
+
+mod conforms_like_rclone {
+    larder_store::conformance!(super::server_like_rclone());
 }
 
 #[tokio::test]

@@ -141,7 +141,12 @@ impl Webdav {
     /// Moves a filled temporary object to its place.
     async fn settle(&self, from: &str, key: &Key) -> Result<(), StoreError> {
         let mut status = self.move_to(from, key, "F").await?;
-        if matches!(status, StatusCode::CONFLICT | StatusCode::NOT_FOUND) {
+        // That the collection above is missing is 409 by the standard. Go's server, so rclone's,
+        // says 403 then.
+        if matches!(
+            status,
+            StatusCode::CONFLICT | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN
+        ) {
             let place = format!("{}/", key.directory());
             let made = self
                 .service

@@ -31,6 +31,17 @@ pub struct DavServer {
 impl DavServer {
     /// Starts one.
     pub fn start() -> Self {
+        Self::start_with(StatusCode::CONFLICT)
+    }
+
+    /// Starts one that says of a missing collection what the servers made with Go's library
+    /// say, rclone's for one.
+    pub fn start_like_rclone() -> Self {
+        Self::start_with(StatusCode::FORBIDDEN)
+    }
+
+    /// Starts one that answers so to a move into a collection that is missing.
+    fn start_with(missing: StatusCode) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let handler = DavHandler::builder()
             .filesystem(LocalFs::new(directory.path(), false, false, false))
@@ -39,7 +50,7 @@ impl DavServer {
         let serving = Serving::start(move |stream| {
             let handler = handler.clone();
             async move {
-                let service = service_fn(move |request| answer(handler.clone(), request));
+                let service = service_fn(move |request| answer(handler.clone(), missing, request));
                 let _ = http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .await;
@@ -81,6 +92,7 @@ impl DavServer {
 
 async fn answer(
     handler: DavHandler,
+    missing: StatusCode,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     if request.headers().get(AUTHORIZATION) != Some(&HeaderValue::from_static(LOGIN)) {
@@ -88,5 +100,10 @@ async fn answer(
         *refusal.status_mut() = StatusCode::UNAUTHORIZED;
         return Ok(refusal);
     }
-    Ok(handler.handle(request).await)
+    let moves = request.method().as_str() == "MOVE";
+    let mut response = handler.handle(request).await;
+    if moves && response.status() == StatusCode::CONFLICT {
+        *response.status_mut() = missing;
+    }
+    Ok(response)
 }
