@@ -24,6 +24,7 @@ mod home;
 mod host;
 mod locate;
 mod logs;
+mod memory;
 mod operations;
 mod report;
 mod run;
@@ -48,6 +49,7 @@ pub use larder_volume::Credential;
 pub use larder_volume::progress::{Progress, Report, Unit};
 pub use locate::{InVolume, Located, locate};
 pub use logs::{LogGuard, log_to_files, log_to_terminal};
+pub use memory::give_back_what_is_free;
 pub use operations::{
     Adopt, CheckDatabase, Checkout, Commit, List, Log, Pin, Stash, Status, Unmount, Verify,
 };

@@ -17,6 +17,7 @@ use crate::args::Larder;
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
+    larder_daemon::give_back_what_is_free();
     if let Some(topic) = topics::asked_for(std::env::args_os()) {
         say::out(format_args!("{}\n\n{}", topic.title, topic.text.trim_end()));
         return Exit::Done.into();
