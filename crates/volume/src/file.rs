@@ -167,7 +167,7 @@ impl Volume {
                 return Ok(None);
             }
             if note && matches!(held.here, Here::Part { .. }) {
-                self.note_read(ino, off..end, held.size, false);
+                self.note_read(ino, off..end, held.size);
             }
             if note && off == 0 && held.opens == 0 {
                 // Nobody tells of opens: where a reader begins is as good.
@@ -203,7 +203,7 @@ impl Volume {
             let size = self.hold(ino, |held| Ok(held.size))?;
             let end = size.min(off.saturating_add(buf.len() as u64));
             if !noted {
-                self.note_read(ino, off..end, size, true);
+                self.note_read(ino, off..end, size);
                 noted = true;
             }
             self.ensure(ino, off..end)?;

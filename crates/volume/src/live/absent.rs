@@ -4,14 +4,16 @@
 //! after its verified bytes are in the cache file.
 
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use larder_format::Verified;
-use larder_model::Extent;
+use larder_model::{Content, Extent};
 use rusqlite::OptionalExtension;
 
-use super::map::{Missing, Piece, map_of, pieces_in};
+use super::held::Held;
+use super::map::{Map, Missing, Piece, map_of, pieces_in};
 use super::state::Here;
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -86,24 +88,23 @@ impl Volume {
             if !matches!(held.here, Here::Away) || self.stored_content(ino)? != content {
                 return Ok(());
             }
-            let size: u64 = extents.iter().map(Extent::len).sum();
-            if size != held.size {
-                return Err(VolumeError::Damaged(
-                    "a file's list of chunks does not add up to its size".to_owned(),
-                ));
-            }
-            let map = map_of(&extents);
-            self.before_new_file(ino)?;
-            let file = held.file()?;
-            file.set_len(0)
-                .and_then(|()| file.set_len(size))
-                .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-            held.here = Here::part(map, false);
+            let map = whole_map(&extents, held.size)?;
+            held.begin_absent(map)?;
+            let size = held.size;
             if held.holds(&(0..size)) {
                 held.change_map(&(0..0), |_| ())?;
             }
             Ok(())
         })
+    }
+
+    /// The map of a file that is away, if its list is short enough to be had at once.
+    fn short_map(&self, held: &Held<'_>) -> Result<Option<Map>> {
+        let content = larder_format::decode_content(&self.stored_content(held.ino)?)?;
+        match content {
+            Content::Extents(extents) => whole_map(&extents, held.size).map(Some),
+            Content::None | Content::List { .. } | Content::Target(_) => Ok(None),
+        }
     }
 
     /// The stored chunks in `range` that are not here, in order.
@@ -115,18 +116,14 @@ impl Volume {
             let found = self.hold(ino, |held| match &held.here {
                 Here::Whole => Ok(Some(Vec::new())),
                 Here::Away if held.size == 0 => Ok(Some(Vec::new())),
-                Here::Away => Ok(None),
-                Here::Part { map, .. } => Ok(Some(
-                    pieces_in(map, &range)
-                        .filter_map(|(off, len, piece)| match piece {
-                            Piece::Stored {
-                                chunk,
-                                present: false,
-                            } => Some(Missing { off, len, chunk }),
-                            _ => None,
-                        })
-                        .collect(),
-                )),
+                // It gets its cache file when its first bytes come: many small files may be
+                // asked for long before that. What is all holes gets it now.
+                Here::Away => {
+                    let map = self.short_map(held)?;
+                    let missing = map.map(|map| absent_in(&map, &range));
+                    Ok(missing.filter(|missing| !missing.is_empty()))
+                }
+                Here::Part { map, .. } => Ok(Some(absent_in(map, &range))),
             })?;
             match found {
                 Some(missing) => return Ok(missing),
@@ -136,60 +133,121 @@ impl Volume {
     }
 
     /// Puts verified chunks into the cache file and marks them present, each only if the
-    /// working map still wants it there.
+    /// file still wants it there. Answers the bytes that are here of the file then.
+    ///
+    /// That they are here is in the database a moment later: a crash before that costs their
+    /// coming again.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn fill(&self, ino: Ino, chunks: &[(Missing, Arc<Verified>)]) -> Result<()> {
-        self.hold(ino, |held| {
-            let Here::Part { map, .. } = &held.here else {
-                return Ok(());
-            };
-            let wanted: Vec<_> = chunks
-                .iter()
-                .filter(|(missing, bytes)| {
-                    let absent = Piece::Stored {
-                        chunk: missing.chunk,
-                        present: false,
+    pub fn fill(&self, ino: Ino, chunks: &[(Missing, Arc<Verified>)]) -> Result<u64> {
+        loop {
+            let filled = self.hold(ino, |held| match &held.here {
+                Here::Whole => Ok(Some(held.bytes)),
+                Here::Away if held.size == 0 => Ok(Some(held.bytes)),
+                Here::Away => {
+                    let Some(map) = self.short_map(held)? else {
+                        return Ok(None);
                     };
-                    bytes.id() == missing.chunk
-                        && bytes.len() as u64 == missing.len
-                        && map.get(&missing.off) == Some(&(missing.len, absent))
-                })
-                .collect();
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            let file = held.file()?;
-            for (missing, bytes) in &wanted {
-                use std::os::unix::fs::FileExt;
-                file.write_all_at(bytes, missing.off)
-                    .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
-            }
-            let start = wanted.iter().map(|(missing, _)| missing.off).min();
-            let end = wanted
-                .iter()
-                .map(|(missing, _)| missing.off + missing.len)
-                .max();
-            held.change_map(&(start.unwrap_or(0)..end.unwrap_or(0)), |map| {
-                for (missing, _) in &wanted {
-                    if let Some((_, Piece::Stored { present, .. })) = map.get_mut(&missing.off) {
-                        *present = true;
+                    let wanted = wanted_by(&map, chunks);
+                    if !wanted.is_empty() {
+                        held.begin_absent(map)?;
+                        held.take_in(&wanted)?;
                     }
+                    Ok(Some(held.bytes))
+                }
+                Here::Part { map, .. } => {
+                    let wanted = wanted_by(map, chunks);
+                    if !wanted.is_empty() {
+                        held.take_in(&wanted)?;
+                    }
+                    Ok(Some(held.bytes))
                 }
             })?;
-            let more: u64 = wanted.iter().map(|(missing, _)| missing.len).sum();
-            self.live.filled.fetch_add(more, Ordering::Relaxed);
-            let bytes = held.bytes + more;
-            self.db.write_soon(|tx| {
-                tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
-                    .execute((ino as i64, bytes as i64))?;
-                Ok(())
-            })?;
-            self.live.count_here(held.bytes, bytes);
-            held.bytes = bytes;
-            held.fills += 1;
-            held.refresh_seen()
-        })
+            match filled {
+                Some(bytes) => return Ok(bytes),
+                None => self.materialise(ino)?,
+            }
+        }
     }
+}
+
+impl Held<'_> {
+    /// Gives a file that is away a cache file, of which nothing is here.
+    fn begin_absent(&mut self, map: Map) -> Result<()> {
+        let (volume, ino, size) = (self.volume, self.ino, self.size);
+        volume.before_new_file(ino)?;
+        let file = self.file()?;
+        file.set_len(0)
+            .and_then(|()| file.set_len(size))
+            .map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
+        self.here = Here::part(map, false);
+        Ok(())
+    }
+
+    /// Writes chunks that the map wants to the cache file, and notes that they are here.
+    fn take_in(&mut self, wanted: &[(Missing, Arc<Verified>)]) -> Result<()> {
+        let (volume, ino) = (self.volume, self.ino);
+        let file = self.file()?;
+        for (missing, bytes) in wanted {
+            file.write_all_at(bytes, missing.off)
+                .map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
+        }
+        let start = wanted.iter().map(|(missing, _)| missing.off).min();
+        let end = wanted
+            .iter()
+            .map(|(missing, _)| missing.off + missing.len)
+            .max();
+        let more: u64 = wanted.iter().map(|(missing, _)| missing.len).sum();
+        let bytes = self.bytes + more;
+        self.change_map_soon(&(start.unwrap_or(0)..end.unwrap_or(0)), bytes, |map| {
+            for (missing, _) in wanted {
+                if let Some((_, Piece::Stored { present, .. })) = map.get_mut(&missing.off) {
+                    *present = true;
+                }
+            }
+        })?;
+        volume.live.filled.fetch_add(more, Ordering::Relaxed);
+        volume.live.count_here(self.bytes, bytes);
+        self.bytes = bytes;
+        self.fills += 1;
+        self.refresh_seen()
+    }
+}
+
+/// The map of a list, if it is as long as the file.
+fn whole_map(extents: &[Extent], size: u64) -> Result<Map> {
+    if extents.iter().map(Extent::len).sum::<u64>() == size {
+        return Ok(map_of(extents));
+    }
+    Err(VolumeError::Damaged(
+        "a file's list of chunks does not add up to its size".to_owned(),
+    ))
+}
+
+/// The chunks in `range` that are not here.
+pub(crate) fn absent_in(map: &Map, range: &Range<u64>) -> Vec<Missing> {
+    pieces_in(map, range)
+        .filter_map(|(off, len, piece)| match piece {
+            Piece::Stored {
+                chunk,
+                present: false,
+            } => Some(Missing { off, len, chunk }),
+            Piece::Stored { .. } | Piece::Local | Piece::Hole => None,
+        })
+        .collect()
+}
+
+/// Those of the chunks that the map wants where they are to go.
+fn wanted_by(map: &Map, chunks: &[(Missing, Arc<Verified>)]) -> Vec<(Missing, Arc<Verified>)> {
+    let is_wanted = |(missing, bytes): &&(Missing, Arc<Verified>)| {
+        let absent = Piece::Stored {
+            chunk: missing.chunk,
+            present: false,
+        };
+        bytes.id() == missing.chunk
+            && bytes.len() as u64 == missing.len
+            && map.get(&missing.off) == Some(&(missing.len, absent))
+    };
+    chunks.iter().filter(is_wanted).cloned().collect()
 }

@@ -385,6 +385,26 @@ impl Held<'_> {
         range: &Range<u64>,
         change: impl FnOnce(&mut Map),
     ) -> Result<()> {
+        self.change_map_to(range, None, change)
+    }
+
+    /// As [`Held::change_map`], for bytes that came: `here` are here of the file then. The
+    /// database has it a moment later, together with that of other files.
+    pub(super) fn change_map_soon(
+        &mut self,
+        range: &Range<u64>,
+        here: u64,
+        change: impl FnOnce(&mut Map),
+    ) -> Result<()> {
+        self.change_map_to(range, Some(here), change)
+    }
+
+    fn change_map_to(
+        &mut self,
+        range: &Range<u64>,
+        here: Option<u64>,
+        change: impl FnOnce(&mut Map),
+    ) -> Result<()> {
         let (ino, generation, dirty) = (self.ino as i64, self.generation, self.dirty);
         let db = &self.volume.db;
         let epoch = self.volume.live.fill_epoch.load(Ordering::SeqCst);
@@ -407,8 +427,12 @@ impl Held<'_> {
         let left = *absent + count_absent(&after) - count_absent(&before);
         let local_now = *local + count_local(&after) - count_local(&before);
         let whole = left == 0 && !dirty;
-        let written = db.write(|tx| {
+        let write = |tx: &Transaction<'_>| {
             upsert_cached(tx, ino, whole, dirty, generation, epoch)?;
+            if let Some(bytes) = here {
+                tx.prepare_cached("UPDATE cached SET bytes = ?2 WHERE ino = ?1")?
+                    .execute((ino, bytes as i64))?;
+            }
             if whole {
                 tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
                     .execute([ino])?;
@@ -418,7 +442,11 @@ impl Held<'_> {
                 insert_map(tx, ino, map)?;
             }
             Ok(())
-        });
+        };
+        let written = match here {
+            None => db.write(write),
+            Some(_) => db.write_soon(write),
+        };
         if let Err(error) = written {
             after.iter().for_each(|(off, _)| {
                 map.remove(off);

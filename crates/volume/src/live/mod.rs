@@ -31,6 +31,7 @@ mod settle;
 mod state;
 mod table;
 
+pub(crate) use absent::absent_in;
 pub use leave::{Dropped, KeptReason};
 pub use map::{Missing, Piece, WorkingExtent};
 pub use settle::{Settled, Settling};

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::evict::has_room;
 use super::fetch::{Coming, Want, behind_wait, bring, wants, waves};
-use super::neighbours::{Next, Scans};
+use super::neighbours::{Away, Next, Scans};
 use super::source::Urgency;
 use crate::{Ino, Result, Volume};
 
@@ -127,19 +127,30 @@ fn follow(volume: &Arc<Volume>, scans: &mut Scans, hint: Hint) -> Result<()> {
     Ok(())
 }
 
-/// Fetches whole files. The requests are under way before the cache files are made, which
-/// takes long enough for a reader to come to them.
+/// Fetches whole files. All requests are under way before anything waits for one of them.
 fn fetch_files(volume: &Arc<Volume>, files: &[Next]) -> Result<()> {
-    let chunks: Vec<_> = files.iter().flat_map(Next::chunks).collect();
-    let _coming = Coming::start(volume, &chunks, Urgency::Behind, behind_wait(volume))?;
-    let mut all = Vec::new();
+    let (mut chunks, mut all, mut long) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
-        match wants(volume, file.ino, 0..u64::MAX) {
-            Ok(wants) => all.extend(wants),
-            Err(error) => tracing::debug!(ino = file.ino, %error, "could not fetch a file ahead"),
+        match file.away() {
+            Away::Chunks(missing) => {
+                chunks.extend(missing.iter().map(|missing| missing.chunk));
+                let ino = file.ino;
+                all.extend(missing.into_iter().map(|missing| Want { ino, missing }));
+            }
+            Away::List(root) => {
+                chunks.push(root);
+                long.push(file.ino);
+            }
         }
     }
+    let _coming = Coming::start(volume, &chunks, Urgency::Behind, behind_wait(volume))?;
     start(volume, &all);
+    for ino in long {
+        match wants(volume, ino, 0..u64::MAX) {
+            Ok(wants) => start(volume, &wants),
+            Err(error) => tracing::debug!(ino, %error, "could not fetch a file ahead"),
+        }
+    }
     Ok(())
 }
 

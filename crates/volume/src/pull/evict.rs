@@ -14,7 +14,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use larder_plan::evict::{Policy, PolicyKind, budget_within_disk, bytes_to_free};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::Notify;
 
 use super::work;
@@ -110,22 +109,14 @@ impl Evictor {
     }
 }
 
-/// Content of the file came.
-pub(crate) fn came(volume: &Volume, ino: Ino) {
-    let bytes = volume.db.read(|connection| cached_bytes(connection, ino));
-    if let Ok(Some(bytes)) = bytes {
+/// Content of the file came: so many bytes of it are here now.
+pub(crate) fn came(volume: &Volume, ino: Ino, bytes: u64) {
+    if bytes > 0 {
         volume.pull.evictor.policy.lock().insert(ino, bytes);
     }
     if over_the_mark(volume) > 0 {
         volume.pull.evictor.look.notify_one();
     }
-}
-
-fn cached_bytes(connection: &Connection, ino: Ino) -> Result<Option<u64>> {
-    Ok(connection
-        .prepare_cached("SELECT bytes FROM cached WHERE ino = ?1")?
-        .query_row([ino as i64], |row| Ok(row.get::<_, i64>(0)? as u64))
-        .optional()?)
 }
 
 /// How many bytes must go now.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use larder_format::Verified;
 use larder_model::ChunkId;
 
+use super::behind::Hint;
 use super::evict;
 use super::failure::Failure;
 use super::flight::{Boarding, Flight, Outcome};
@@ -117,6 +118,14 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result
     };
     let chunks: Vec<_> = wants.iter().map(|want| want.missing.chunk).collect();
     let coming = Coming::start(volume, &chunks, urgency, wait)?;
+    if let Some(first) = wants.first()
+        && coming.asked
+        && urgency == Urgency::Reader
+        && first.missing.off == 0
+    {
+        // It waits for a round trip, and what lies beside the file may be next.
+        volume.pull.behind.hint(Hint::Missed(first.ino));
+    }
     let mut brought = Brought::default();
     for group in wants.chunk_by(|a, b| a.ino == b.ino) {
         let ino = group.first().map_or(0, |want| want.ino);
@@ -131,6 +140,10 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result
             Err(VolumeError::NoEntry) => {}
             Err(error) => brought.failed.push((ino, error)),
         }
+    }
+    if urgency == Urgency::Behind {
+        // Of files that nobody opens nobody closes one.
+        volume.trim_lives();
     }
     Ok(brought)
 }
@@ -154,24 +167,26 @@ fn wait_for(coming: &Coming, wants: &[Want]) -> (Vec<(Missing, Arc<Verified>)>, 
 fn fill_or_make_room(volume: &Volume, ino: Ino, landed: &[(Missing, Arc<Verified>)]) -> Result<()> {
     let need: u64 = landed.iter().map(|(missing, _)| missing.len).sum();
     evict::keep_budget(volume, need)?;
-    match volume.fill(ino, landed) {
+    let here = match volume.fill(ino, landed) {
         Err(error) if error.errno() == libc::ENOSPC => {
             if evict::make_room(volume, need)? == 0 {
                 return Err(VolumeError::NoSpace(
                     "the disk is full, and nothing here may be dropped".to_owned(),
                 ));
             }
-            volume.fill(ino, landed)?;
+            volume.fill(ino, landed)?
         }
         other => other?,
-    }
-    evict::came(volume, ino);
+    };
+    evict::came(volume, ino, here);
     Ok(())
 }
 
 /// Chunks that are on their way.
 pub(crate) struct Coming {
     chunks: HashMap<ChunkId, Arriving>,
+    /// Whether nobody fetched one of them before.
+    asked: bool,
     wait: Duration,
     deadline: Instant,
 }
@@ -207,9 +222,11 @@ impl Coming {
                     }
                 });
         }
+        let asked = !departures.is_empty();
         launch(volume, departures, urgency, deadline)?;
         Ok(Self {
             chunks: coming,
+            asked,
             wait,
             deadline,
         })

@@ -14,14 +14,15 @@
 use std::collections::{HashSet, VecDeque};
 use std::ops::ControlFlow;
 
-use larder_model::{ChunkId, Content, Extent, Kind};
+use larder_model::{ChunkId, Content, Kind};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::live::{Missing, absent_in, map_of};
 use crate::{Ino, ROOT, Result, Volume, node};
 
 /// Files up to this size are fetched as a whole when they are next.
-pub(super) const SMALL_FILE_BYTES: u64 = 8 << 20;
+const SMALL_FILE_BYTES: u64 = 8 << 20;
 
 const FIRST_WINDOW_BYTES: u64 = 128 << 10;
 const LAST_WINDOW_BYTES: u64 = 16 << 20;
@@ -70,20 +71,24 @@ pub(crate) struct Next {
     content: Vec<u8>,
 }
 
+/// What there is to fetch of a file.
+pub(crate) enum Away {
+    /// These chunks.
+    Chunks(Vec<Missing>),
+    /// What a long list says, beginning with this page.
+    List(ChunkId),
+}
+
 impl Next {
-    /// The file's chunks; of a long list, its root.
-    pub(crate) fn chunks(&self) -> Vec<ChunkId> {
+    /// What there is to fetch of it.
+    pub(crate) fn away(&self) -> Away {
         match larder_format::decode_content(&self.content) {
-            Ok(Content::Extents(extents)) => extents
-                .iter()
-                .filter_map(|extent| match extent {
-                    Extent::Chunk { id, .. } => Some(*id),
-                    Extent::Hole { .. } => None,
-                })
-                .collect(),
-            Ok(Content::List { root, .. }) => vec![root],
+            Ok(Content::Extents(extents)) => {
+                Away::Chunks(absent_in(&map_of(&extents), &(0..u64::MAX)))
+            }
+            Ok(Content::List { root, .. }) => Away::List(root),
             // Whoever reads the file is told; here it is only not fetched ahead.
-            Ok(Content::None | Content::Target(_)) | Err(_) => Vec::new(),
+            Ok(Content::None | Content::Target(_)) | Err(_) => Away::Chunks(Vec::new()),
         }
     }
 }
@@ -103,7 +108,13 @@ impl Scans {
         if self.scans.iter().any(|scan| scan.window.contains(&ino)) {
             return self.reached(volume, ino);
         }
-        let Some((directory, _)) = volume.db.read(|connection| place_of(connection, ino))? else {
+        let place = volume
+            .db
+            .read(|connection| match is_small(connection, ino)? {
+                true => place_of(connection, ino),
+                false => Ok(None),
+            })?;
+        let Some((directory, _)) = place else {
             return Ok(Vec::new());
         };
         let known = self
@@ -310,6 +321,13 @@ impl<'a> Walk<'a> {
         self.entries_left = self.entries_left.saturating_sub(found.len());
         Ok(found)
     }
+}
+
+/// Whether the file is fetched as a whole when it is next.
+fn is_small(connection: &Connection, ino: Ino) -> Result<bool> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND size <= ?2")?
+        .exists((ino as i64, SMALL_FILE_BYTES as i64))?)
 }
 
 /// The first of the node's names, with its directory.

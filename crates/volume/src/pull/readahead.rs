@@ -2,8 +2,7 @@
 //!
 //! Each read of a file that is not here whole is noted; while reads follow each other, the
 //! window ahead of them grows (`larder_plan::readahead`), and what it names is fetched
-//! behind the reader's back. A read of a small file that is away also tells the
-//! neighbours' room (`neighbours`), for then the files beside it may be next.
+//! behind the reader's back. What lies beside a small file is the affair of `neighbours`.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,7 +11,6 @@ use larder_plan::readahead::{ReadAhead, Window};
 use parking_lot::Mutex;
 
 use super::behind::Hint;
-use super::neighbours::SMALL_FILE_BYTES;
 use crate::{Ino, Settings, Volume};
 
 /// Files whose reads are remembered.
@@ -72,15 +70,11 @@ impl Reads {
 }
 
 impl Volume {
-    /// Someone reads `range` of a file of `size` bytes that is not here whole; `missed` if
-    /// some of the range is away. Never waits.
-    pub(crate) fn note_read(&self, ino: Ino, range: Range<u64>, size: u64, missed: bool) {
+    /// Someone reads `range` of a file of `size` bytes that is not here whole. Never waits.
+    pub(crate) fn note_read(&self, ino: Ino, range: Range<u64>, size: u64) {
         let ahead = self.pull.streams.ahead(ino, &range, size);
         if !ahead.is_empty() {
             self.pull.behind.hint(Hint::Stream(ino, ahead));
-        }
-        if missed && size <= SMALL_FILE_BYTES && range.start == 0 {
-            self.pull.behind.hint(Hint::Missed(ino));
         }
     }
 }

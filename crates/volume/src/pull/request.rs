@@ -54,6 +54,9 @@ pub(super) fn launch(
     urgency: Urgency,
     deadline: Instant,
 ) -> Result<()> {
+    if departures.is_empty() {
+        return Ok(());
+    }
     let fetcher = &volume.pull.fetcher;
     let placed = volume
         .db

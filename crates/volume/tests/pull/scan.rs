@@ -71,6 +71,24 @@ async fn a_scan_in_another_order_needs_few_requests_too() {
     replica.stop().await;
 }
 
+/// More files than the volume keeps in memory: what came of the others was lost, and came
+/// again when they were read.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_a_scan_fetched_ahead_is_here_however_many_files_it_is() {
+    let shelf = Shelf::new();
+    let (replica, files) = with_many_files_away(&shelf).await;
+    for (ino, content) in &files[..100] {
+        assert!(replica.read(*ino).await.unwrap() == *content);
+    }
+    until(|| files.iter().all(|(ino, _)| replica.is_here(*ino))).await;
+    let before = shelf.counts().ranges;
+    for (ino, content) in &files {
+        assert!(replica.read(*ino).await.unwrap() == *content);
+    }
+    assert_eq!(shelf.counts().ranges, before);
+    replica.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_read_does_not_bring_the_whole_tree() {
     let shelf = Shelf::new();
