@@ -202,11 +202,12 @@ impl Volume {
             }
             let size = self.hold(ino, |held| Ok(held.size))?;
             let end = size.min(off.saturating_add(buf.len() as u64));
-            if !noted {
-                self.note_read(ino, off..end, size);
-                noted = true;
-            }
-            self.ensure(ino, off..end)?;
+            self.ensure_then(ino, off..end, || {
+                if !noted {
+                    self.note_read(ino, off..end, size);
+                    noted = true;
+                }
+            })?;
         }
     }
 

@@ -166,7 +166,7 @@ fn start(volume: &Arc<Volume>, wants: &[Want]) {
         }
         let (bringing, wave) = (Arc::clone(volume), wave.to_vec());
         volume.runtime.spawn_blocking(move || {
-            match bring(&bringing, &wave, Urgency::Behind) {
+            match bring(&bringing, &wave) {
                 Ok(brought) => {
                     for (ino, error) in brought.failed {
                         tracing::debug!(ino, %error, "could not fetch ahead");

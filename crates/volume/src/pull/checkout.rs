@@ -15,7 +15,6 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::fetch::{Brought, Want, bring, wants};
 use super::pin::pinned;
-use super::source::Urgency;
 use super::walk::{FileRow, content_of, files_below};
 use super::work;
 use crate::progress::{Progress, Report, Unit};
@@ -104,7 +103,7 @@ impl Volume {
                 let (fed, wave) = next.await.ok_or(VolumeError::Stopping)?;
                 feed = fed;
                 let brought = move |volume: &Arc<Self>| {
-                    let brought = bring(volume, &wave.wants, Urgency::Behind);
+                    let brought = bring(volume, &wave.wants);
                     (wave, brought)
                 };
                 running.push(work(&weak, brought));

@@ -57,13 +57,36 @@ impl Volume {
     /// [`VolumeError::TimedOut`] after the wait, [`VolumeError::Damaged`] with the object's
     /// name if the store gives wrong bytes or none.
     pub(crate) fn ensure(&self, ino: Ino, range: Range<u64>) -> Result<()> {
+        self.ensure_then(ino, range, || {})
+    }
+
+    /// As [`Volume::ensure`]. `launched` is called when the first request is under way: what
+    /// it asks for is behind what the reader waits for.
+    ///
+    /// # Errors
+    /// As [`Volume::ensure`].
+    pub(crate) fn ensure_then(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        launched: impl FnOnce(),
+    ) -> Result<()> {
+        let mut launched = Some(launched);
         for _ in 0..ROUNDS {
             let wants = wants(self, ino, range.clone())?;
             if wants.is_empty() {
                 return Ok(());
             }
             for wave in waves(&wants, WAVE_BYTES) {
-                let brought = bring(self, wave, Urgency::Reader)?;
+                let coming = set_out(self, wave, Urgency::Reader)?;
+                if coming.asked && wave.first().is_some_and(|want| want.missing.off == 0) {
+                    // It waits for a round trip, and what lies beside the file may be next.
+                    self.pull.behind.hint(Hint::Missed(ino));
+                }
+                if let Some(launched) = launched.take() {
+                    launched();
+                }
+                let brought = take_in(self, wave, &coming)?;
                 if let Some((_, error)) = brought.failed.into_iter().next() {
                     return Err(error);
                 }
@@ -106,30 +129,34 @@ pub(crate) fn behind_wait(volume: &Volume) -> Duration {
     volume.settings.read_wait * BEHIND_PATIENCE
 }
 
-/// Brings pieces of files, those of one file in a row. Blocks until each has come or
-/// failed.
+/// Brings pieces of files for which no reader waits, those of one file in a row. Blocks until
+/// each has come or failed.
 ///
 /// # Errors
 /// If the database fails. What could not be brought is in the answer.
-pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Brought> {
+pub(crate) fn bring(volume: &Volume, wants: &[Want]) -> Result<Brought> {
+    let coming = set_out(volume, wants, Urgency::Behind)?;
+    let brought = take_in(volume, wants, &coming);
+    // Of files that nobody opens nobody closes one.
+    volume.trim_lives();
+    brought
+}
+
+fn set_out(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Coming> {
     let wait = match urgency {
         Urgency::Reader => volume.settings.read_wait,
         Urgency::Behind => behind_wait(volume),
     };
     let chunks: Vec<_> = wants.iter().map(|want| want.missing.chunk).collect();
-    let coming = Coming::start(volume, &chunks, urgency, wait)?;
-    if let Some(first) = wants.first()
-        && coming.asked
-        && urgency == Urgency::Reader
-        && first.missing.off == 0
-    {
-        // It waits for a round trip, and what lies beside the file may be next.
-        volume.pull.behind.hint(Hint::Missed(first.ino));
-    }
+    Coming::start(volume, &chunks, urgency, wait)
+}
+
+/// Puts what comes into the cache files.
+fn take_in(volume: &Volume, wants: &[Want], coming: &Coming) -> Result<Brought> {
     let mut brought = Brought::default();
     for group in wants.chunk_by(|a, b| a.ino == b.ino) {
         let ino = group.first().map_or(0, |want| want.ino);
-        let (landed, failure) = wait_for(&coming, group);
+        let (landed, failure) = wait_for(coming, group);
         match fill_or_make_room(volume, ino, &landed) {
             Ok(()) => {
                 brought.bytes += landed.iter().map(|(missing, _)| missing.len).sum::<u64>();
@@ -140,10 +167,6 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result
             Err(VolumeError::NoEntry) => {}
             Err(error) => brought.failed.push((ino, error)),
         }
-    }
-    if urgency == Urgency::Behind {
-        // Of files that nobody opens nobody closes one.
-        volume.trim_lives();
     }
     Ok(brought)
 }
