@@ -5,7 +5,7 @@
 //! or an unmount from outside: the mount goes first, so that no program writes any more,
 //! then what was written is made durable, and the volume is marked as cleanly closed.
 //! Killed in between, it leaves a volume that recovers by itself and a mount that the next
-//! `mount` takes away.
+//! `mount` takes away; a panic where the mount is served ends it just so.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +38,8 @@ pub struct MountWish {
 const DETACHED_PATIENCE: Duration = Duration::from_secs(3);
 /// What answers on the control socket may take when the daemon ends.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
+/// What a last line of the log may take to be written.
+const LOG_PATIENCE: Duration = Duration::from_millis(200);
 /// What an ending daemon may take to let go of its volume.
 const END_PATIENCE: Duration = Duration::from_secs(300);
 const END_INTERVAL: Duration = Duration::from_millis(20);
@@ -151,12 +153,22 @@ fn watch_mount(mounted: Arc<Mounted>) -> Result<Ended, Failure> {
         .name("mount-end".into())
         .spawn(move || {
             if let Err(error) = mounted.wait() {
-                tracing::error!(%error, "the mount broke");
+                end_at_once(&error);
             }
             tell.send_replace(true);
         })
         .map_err(|e| Failure::failed(format!("No thread could be started: {e}.")))?;
     Ok(Ended(ended))
+}
+
+/// Ends the process as a kill would. Nobody serves the mount any more, and programs that use
+/// it wait until its last descriptor is closed; whoever ends cleanly might wait for them. The
+/// volume recovers, and `larder mount`, `doctor` or systemd take the dead mount away.
+fn end_at_once(error: &MountError) -> ! {
+    tracing::error!(%error, "the mount broke, and the daemon ends at once; mount it again");
+    // Another thread writes the log.
+    std::thread::sleep(LOG_PATIENCE);
+    std::process::exit(1)
 }
 
 fn start_server(host: &Arc<Host>) -> Result<oneshot::Receiver<()>, Failure> {

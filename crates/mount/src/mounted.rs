@@ -57,6 +57,18 @@ struct Threads {
     news: JoinHandle<()>,
 }
 
+impl Threads {
+    /// Waits for the end of both; `hang_up` is called in between, so that no more news come.
+    fn wait(self, hang_up: impl FnOnce()) -> io::Result<()> {
+        let ended = self.session.join();
+        hang_up();
+        // If the session broke, the kernel may keep whoever tells it news for ever.
+        ended?;
+        let _ = self.news.join();
+        Ok(())
+    }
+}
+
 /// Mounts the volume on an empty directory.
 ///
 /// # Errors
@@ -227,15 +239,14 @@ impl Mounted {
     /// Waits until the mount has ended, however it ends, and all that it began is done.
     ///
     /// # Errors
-    /// If the session broke.
+    /// If the session broke. Then nobody answers programs that use the mount, and they wait
+    /// until this process ends: it should do so at once.
     pub fn wait(&self) -> Result<(), MountError> {
         let mut threads = self.threads.lock();
-        let Some(Threads { session, news }) = threads.take() else {
+        let Some(threads) = threads.take() else {
             return Ok(());
         };
-        let ended = session.join();
-        self.volume.set_notifier(None);
-        let _ = news.join();
+        let ended = threads.wait(|| self.volume.set_notifier(None));
         ended.map_err(|source| MountError::Session {
             path: self.path.clone(),
             source,
@@ -251,5 +262,97 @@ impl Drop for Mounted {
         if let Err(error) = self.unmount().or_else(|_| self.detach()) {
             tracing::warn!(%error, "the mount stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use fuser::{
+        FileAttr, FileHandle, FileType, Filesystem, INodeNo, ReplyAttr, ReplyEntry, Request,
+    };
+
+    use super::*;
+    use crate::workers::Pool;
+
+    /// A file system with a bug, on the session's thread and in a worker's job.
+    struct Buggy(Pool);
+
+    impl Filesystem for Buggy {
+        fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+            let root = FileAttr {
+                ino,
+                kind: FileType::Directory,
+                perm: 0o755,
+                nlink: 2,
+                size: 0,
+                blocks: 0,
+                atime: UNIX_EPOCH,
+                mtime: UNIX_EPOCH,
+                ctime: UNIX_EPOCH,
+                crtime: UNIX_EPOCH,
+                uid: 0,
+                gid: 0,
+                rdev: 0,
+                blksize: 4096,
+                flags: 0,
+            };
+            reply.attr(&Duration::ZERO, &root);
+        }
+
+        fn lookup(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEntry) {
+            if name == "session" {
+                panic!("a bug");
+            }
+            self.0.run(move || {
+                let _unanswered = reply;
+                panic!("a bug");
+            });
+        }
+    }
+
+    /// In a process of its own, as a bug here must not keep this one.
+    fn look_at(path: &Path) -> Child {
+        let mut look = Command::new("stat");
+        look.arg(path).env("LC_ALL", "C").stderr(Stdio::piped());
+        look.spawn().unwrap()
+    }
+
+    fn words_of(look: Child) -> String {
+        let said = look.wait_with_output().unwrap();
+        String::from_utf8(said.stderr).unwrap()
+    }
+
+    /// A program that waits for a mount which nobody serves waits for ever.
+    #[test]
+    fn a_bug_in_a_job_is_an_error_to_one_and_in_the_session_the_end() {
+        let place = tempfile::tempdir().unwrap();
+        let device = mountpoint::attach(place.path(), false).unwrap();
+        let _attached = Attached(Some(place.path().to_owned()));
+        let mut config = Config::default();
+        config.n_threads = Some(1);
+        let buggy = Buggy(Pool::new("buggy", 1));
+        let session = Session::from_fd(buggy, device, SessionACL::All, config).unwrap();
+        let session = session.spawn().unwrap();
+
+        for _ in 0..2 {
+            let words = words_of(look_at(&place.path().join("job")));
+            assert!(words.contains("Input/output error"), "{words}");
+        }
+
+        // News that the kernel does not take.
+        let (kernel, never) = mpsc::channel::<()>();
+        let news = std::thread::spawn(move || never.recv().unwrap_or(()));
+        let look = look_at(&place.path().join("session"));
+        let ended = Threads { session, news }.wait(|| ());
+        assert!(ended.is_err());
+        drop(words_of(look));
+        let words = words_of(look_at(place.path()));
+        assert!(words.contains("not connected"), "{words}");
+        drop(kernel);
     }
 }
