@@ -1,6 +1,6 @@
 //! `checkout`: brings content back.
 
-use larder_daemon::{Checkout as CheckoutOp, Failure};
+use larder_daemon::{Checkout as CheckoutOp, CheckoutReport, Failure};
 
 use super::{Machine, ask, say_kept, tree_paths};
 use crate::args::Checkout;
@@ -14,11 +14,7 @@ pub fn run(machine: Machine, args: &Checkout) -> Result<Exit, Failure> {
     if args.json {
         say::json(&brought)?;
     } else {
-        say::out(format_args!(
-            "{} here, {} brought.",
-            say::count(brought.files, "file"),
-            units::size(brought.fetched_bytes)
-        ));
+        say::out(words(&brought));
         if !brought.failed.is_empty() {
             let failed = say::count(brought.failed.len() as u64, "file");
             say::out(format_args!("Could not bring {failed}:"));
@@ -30,4 +26,15 @@ pub fn run(machine: Machine, args: &Checkout) -> Result<Exit, Failure> {
         true => Exit::Store,
         false => Exit::look_if(!brought.failed.is_empty()),
     })
+}
+
+fn words(brought: &CheckoutReport) -> String {
+    if brought.files == 0 && brought.failed.is_empty() {
+        return "All is here already.".into();
+    }
+    format!(
+        "Brought {}, {}.",
+        say::count(brought.files, "file"),
+        units::size(brought.fetched_bytes)
+    )
 }

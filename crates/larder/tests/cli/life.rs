@@ -119,7 +119,11 @@ fn stashed_content_goes_and_comes_back_when_it_is_read_or_checked_out() {
     laptop
         .larder(["checkout", "Larder/tree/large"])
         .ok()
-        .says("1 file here");
+        .says("Brought 1 file, ");
+    laptop
+        .larder(["checkout", "Larder/tree/large"])
+        .ok()
+        .says("All is here already.");
     assert_eq!(laptop.entry("Larder/tree/large")["presence"], "here");
     assert_eq!(laptop.entry("Larder/tree/docs/text")["presence"], "away");
     assert_eq!(picture(&tree), before);

@@ -60,8 +60,8 @@ struct Feed {
 #[derive(Default)]
 struct Wave {
     wants: Vec<Want>,
-    /// Files of which this wave has the last piece.
-    ends: Vec<Ino>,
+    /// How many files have their last piece in this wave.
+    ends: usize,
     failed: Vec<(Ino, VolumeError)>,
 }
 
@@ -85,6 +85,7 @@ impl Volume {
             Ok::<_, VolumeError>((to_bring(volume, &paths)?, stays))
         });
         let (todo, stays) = listed.await.ok_or(VolumeError::Stopping)??;
+        let files: Vec<Ino> = todo.iter().map(|todo| todo.ino).collect();
         let total: u64 = todo.iter().map(|todo| todo.away_bytes).sum();
         self.refuse_if_too_much(total, stays)?;
         let mut feed = Some(Feed {
@@ -93,7 +94,6 @@ impl Volume {
         });
         let mut running = FuturesUnordered::new();
         let mut checkout = CheckoutReport::default();
-        let mut ended = Vec::new();
         loop {
             while running.len() < WAVES
                 && !checkout.cut
@@ -111,8 +111,7 @@ impl Volume {
             let Some(brought) = running.next().await else {
                 break;
             };
-            let (mut wave, brought) = brought.ok_or(VolumeError::Stopping)?;
-            ended.append(&mut wave.ends);
+            let (wave, brought) = brought.ok_or(VolumeError::Stopping)?;
             self.note_wave(wave, brought?, &mut checkout);
             report(Progress {
                 phase: "fetching".to_owned(),
@@ -122,9 +121,9 @@ impl Volume {
                 path: None,
             });
         }
-        // Waves of one file may end in any order: only now it is known what is whole.
+        // Readers may have brought files that no wave had to: all are looked at.
         let counting = work(&weak, move |volume| {
-            volume.db.read(|c| count_whole(c, &ended))
+            volume.db.read(|c| count_whole(c, &files))
         });
         checkout.files = counting.await.ok_or(VolumeError::Stopping)??;
         Ok(checkout)
@@ -151,9 +150,6 @@ impl Volume {
                 checkout.failed.push((path, error.to_string()));
             }
         }
-        let whole =
-            |ino: &&Ino| matches!(self.missing(**ino, 0..u64::MAX), Ok(away) if away.is_empty());
-        checkout.files += wave.ends.iter().filter(whole).count() as u64;
     }
 }
 
@@ -177,12 +173,10 @@ impl Feed {
     fn next(mut self, volume: &Volume) -> (Option<Self>, Wave) {
         let mut wave = Wave::default();
         let mut bytes = 0;
-        while bytes < WAVE_BYTES && wave.ends.len() < WAVE_FILES {
+        while bytes < WAVE_BYTES && wave.ends < WAVE_FILES {
             if let Some(want) = self.rest.pop_front() {
                 bytes += want.missing.len;
-                if self.rest.is_empty() {
-                    wave.ends.push(want.ino);
-                }
+                wave.ends += usize::from(self.rest.is_empty());
                 wave.wants.push(want);
                 continue;
             }

@@ -104,6 +104,30 @@ async fn a_checkout_that_was_cut_goes_on_where_it_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_counts_each_file_that_is_here_now_and_was_not() {
+    let shelf = Shelf::new();
+    let first = shelf.init(settings()).await;
+    for n in 0..40u8 {
+        first.write(ROOT, &n.to_string(), &bytes(n.into(), 1 << 20));
+    }
+    first.commit().await;
+    first.stop().await;
+    let second = shelf.open("second", settings()).await;
+    let files: Vec<_> = (0..40).map(|n| second.find(&n.to_string())).collect();
+    let was_here = files.iter().filter(|&&ino| second.is_here(ino)).count() as u64;
+    // A program reads all of them as soon as the first came.
+    let read_all = |_| {
+        for &ino in &files {
+            let mut bytes = vec![0; 1 << 20];
+            tokio::task::block_in_place(|| second.volume.read(ino, 0, &mut bytes)).unwrap();
+        }
+    };
+    let brought = second.volume.checkout(&[ROOT], &read_all).await.unwrap();
+    assert_eq!(brought.files, 40 - was_here);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkout_names_what_is_damaged_and_brings_the_rest() {
     let shelf = Shelf::new();
     let first = shelf.init(settings()).await;
