@@ -114,6 +114,8 @@ impl Operation for Status {
         let status = block_in_place(|| host.volume.status())?;
         let mounted = host.mounted.lock().is_some();
         let upload_bytes_per_sec = status.stores.iter().map(|s| s.upload_bytes_per_sec).sum();
+        let waiting = status.stores.iter().map(|s| s.waiting_bytes).max();
+        let bytes_waiting = waiting.unwrap_or(status.dirty_bytes);
         let left_secs = status.stores.iter().filter_map(|s| s.seconds_left).max();
         Ok(StatusReport {
             volume: status.volume,
@@ -126,7 +128,7 @@ impl Operation for Status {
             bytes_here: status.bytes_here,
             budget_bytes: status.budget_bytes,
             files_waiting: status.dirty_files,
-            bytes_waiting: status.dirty_bytes,
+            bytes_waiting,
             files_local: status.local_files,
             bytes_local: status.local_bytes,
             uncommitted_nodes: status.uncommitted_nodes,

@@ -91,7 +91,7 @@ pub struct StatusReport {
     pub budget_bytes: u64,
     /// Nodes that differ from the latest commit.
     pub uncommitted_nodes: u64,
-    /// The speed to the stores now.
+    /// Bytes of files per second that are stored now: so fast goes what waits.
     pub upload_bytes_per_sec: u64,
     /// How long the rest takes at that speed, if it can be told.
     pub left_secs: Option<u64>,
@@ -112,7 +112,7 @@ pub struct StoreReport {
     pub last_error: Option<String>,
     /// Bytes on their way to it or waiting.
     pub bytes_waiting: u64,
-    /// The speed to it now.
+    /// Bytes of files per second that it gets now: so fast goes what waits.
     pub upload_bytes_per_sec: u64,
     /// The speed from it now.
     pub download_bytes_per_sec: u64,
@@ -212,7 +212,7 @@ pub struct StashReport {
 /// What `checkout` did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckoutReport {
-    /// Files that are here whole now.
+    /// Files that are here whole now and were not before.
     pub files: u64,
     /// Bytes that were brought.
     pub fetched_bytes: u64,

@@ -18,7 +18,7 @@ pub struct Status {
     pub directories: u64,
     /// Bytes of all files, wherever they are.
     pub bytes_all: u64,
-    /// Bytes that content takes on this machine.
+    /// Bytes that content takes on this machine's disk.
     pub bytes_here: u64,
     /// How many this machine keeps.
     pub budget_bytes: u64,
@@ -49,7 +49,7 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
     /// Bytes that wait to be stored.
     pub waiting_bytes: u64,
-    /// Bytes per second to the store, lately.
+    /// Bytes of files per second that were stored, lately: so fast goes what waits.
     pub upload_bytes_per_sec: u64,
     /// Bytes per second from the store, lately.
     pub download_bytes_per_sec: u64,

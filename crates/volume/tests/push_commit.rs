@@ -514,3 +514,21 @@ fn a_file_that_is_cut_off_while_it_is_stored_is_no_trouble_to_the_user() {
     bench.stop(volume);
     assert_eq!(bench.stored().file("a").unwrap(), bytes[..1000]);
 }
+
+/// Else a user divides what waits by the rate, and gets another time than is shown.
+#[test]
+fn the_rate_that_is_told_is_of_the_bytes_that_wait() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let mut bytes = noise(1, 16 << 20).to_vec();
+    for block in bytes.chunks_mut(1024) {
+        block[2..].fill(b'a');
+    }
+    write_file(&volume, "compresses well", &bytes);
+    bench.commit(&volume);
+    let sent: u64 = bench.store.take_puts().iter().map(|(_, size)| size).sum();
+    let rate = volume.push_status().bytes_per_sec;
+    // The rate is taken over a second at least.
+    assert!(rate > sent, "{rate}/s, and {sent} were sent");
+    bench.stop(volume);
+}

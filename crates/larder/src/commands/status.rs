@@ -62,7 +62,11 @@ fn lines(status: &StatusReport) -> Vec<String> {
     table.row([
         "Here".into(),
         units::size(status.bytes_here),
-        format!("of a budget of {}", units::size(status.budget_bytes)),
+        // Small files take more of it than they have bytes.
+        format!(
+            "on this disk, of a budget of {}",
+            units::size(status.budget_bytes)
+        ),
     ]);
     table.row([
         "Waiting".into(),
@@ -102,6 +106,9 @@ fn waiting(status: &StatusReport) -> String {
         "to be stored, in {}",
         say::count(status.files_waiting, "file")
     );
+    if status.upload_bytes_per_sec > 0 {
+        text += &format!(", {}/s", units::size(status.upload_bytes_per_sec));
+    }
     if let Some(left) = status.left_secs {
         text += &format!(", {} left", units::secs(left));
     }
@@ -182,8 +189,8 @@ Volume abababababababababababababababab at /home/me/Larder
 Mounted, daemon 7
 
 All      5.0 GiB  in 1 file and 2 directories
-Here     1.0 GiB  of a budget of 20 GiB
-Waiting  300 MiB  to be stored, in 12 files, 30s left
+Here     1.0 GiB  on this disk, of a budget of 20 GiB
+Waiting  300 MiB  to be stored, in 12 files, 10 MiB/s, 30s left
 
 Store sftp://nas/x: not reachable: it does not answer, 300 MiB waiting, from it 1.0 MiB/s";
         assert_eq!(text, expected);

@@ -37,8 +37,8 @@ pub(super) struct Shared {
     /// Nanoseconds of a processor, and bytes read, that storing may use.
     processor: Mutex<TokenBucket>,
     reading: Mutex<TokenBucket>,
-    sent: Mutex<Meter>,
-    /// As `sent`, but of the files' bytes before they were compressed.
+    /// The files' bytes that the store got, before they were compressed: what waits is
+    /// counted so too.
     stored: Mutex<Meter>,
     /// Whether this replica was found to be the one that the store knows.
     compared: AtomicBool,
@@ -78,7 +78,6 @@ impl Shared {
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
             processor: Mutex::new(TokenBucket::new(share, PROCESSOR_BURST)),
             reading: Mutex::new(TokenBucket::new(settings.ingest_limit, 1 << 20)),
-            sent: Mutex::new(Meter::new(METER_WINDOW)),
             stored: Mutex::new(Meter::new(METER_WINDOW)),
             compared: AtomicBool::new(false),
             unproven: AtomicBool::new(false),
@@ -184,16 +183,6 @@ impl Shared {
         let nanos = u64::try_from(processor.as_nanos()).unwrap_or(u64::MAX);
         let rest = self.processor.lock().take(now, nanos);
         rest.max(self.reading.lock().take(now, bytes))
-    }
-
-    /// Notes that the store acknowledged `bytes`.
-    pub(super) fn note_sent(&self, bytes: u64) {
-        self.sent.lock().record(self.now(), bytes);
-    }
-
-    /// What the store takes, in bytes per second over the last while.
-    pub(super) fn bytes_per_sec(&self) -> u64 {
-        self.sent.lock().per_sec(self.now())
     }
 
     /// Notes that the store has `bytes` more of the files' content.

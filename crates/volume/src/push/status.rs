@@ -11,7 +11,8 @@ pub struct PushStatus {
     pub waiting_bytes: u64,
     /// Files that wait to be stored.
     pub waiting_files: u64,
-    /// What the store takes, in bytes per second over the last while.
+    /// How fast that goes, in bytes of files per second over the last while: as content
+    /// compresses, and some of it is stored already, more than is sent.
     pub bytes_per_sec: u64,
     /// How long the rest takes at this rate; `None` while nothing moves.
     pub seconds_left: Option<u64>,
@@ -29,7 +30,7 @@ impl Volume {
         let shared = &self.push.shared;
         let (dirty_bytes, waiting_files) = self.live.dirty_totals();
         let waiting_bytes = dirty_bytes.saturating_sub(shared.outbox.stored_ahead());
-        let bytes_per_sec = shared.bytes_per_sec();
+        let bytes_per_sec = shared.stored_per_sec();
         let time_left = shared.time_left(waiting_bytes);
         let trouble = shared.health.trouble();
         let mut warnings: Vec<_> = self.words_of_apart().into_iter().collect();

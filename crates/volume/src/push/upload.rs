@@ -96,7 +96,6 @@ pub(super) async fn put(
     key: &Key,
     bytes: Bytes,
 ) -> Result<Option<Accepted>> {
-    let size = bytes.len() as u64;
     let put = || async {
         match shared.is_limited() {
             true => store.put_paced(key, bytes.clone(), shared).await,
@@ -104,7 +103,6 @@ pub(super) async fn put(
         }
     };
     shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
-    shared.note_sent(size);
     let accepted = Accepted::of(&**store, key, &bytes);
     if accepted.is_some() {
         shared.set_unproven(true);
