@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 pub use crate::group::Transaction;
@@ -172,7 +173,7 @@ impl Db {
     fn new_reader(&self) -> Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        keep_plans(&connection)?;
         connection.busy_timeout(BUSY_TIME)?;
         connection.execute_batch("PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;")?;
         Ok(connection)
@@ -388,8 +389,17 @@ fn upgrade_from_1(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {
+/// Keeps statements, each with the plan that it was made with. SQLite makes the plan of a
+/// join anew whenever a value is bound to it, in case another plan suits that value better:
+/// that costs more than all else that such a statement does here.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
+fn tune_writer(connection: &Connection) -> rusqlite::Result<()> {
+    keep_plans(connection)?;
     connection.busy_timeout(BUSY_TIME)?;
     let log_bytes = LOG_PAGES * 4096;
     connection.execute_batch(&format!(
@@ -410,6 +420,8 @@ fn unreadable(path: &Path, error: &rusqlite::Error) -> VolumeError {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::StatementStatus;
+
     use super::*;
 
     /// It would stay as large as it ever was, beside a database of any size.
@@ -427,5 +439,25 @@ mod tests {
         db.checkpoint().unwrap();
         assert_eq!(log_bytes(), 0);
         assert_eq!(db.meta("199").unwrap().unwrap(), [0; 3000]);
+    }
+
+    /// It made storing a small file a fifth slower.
+    #[test]
+    fn no_statement_is_planned_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Db::create(&directory.path().join("volume.db")).unwrap();
+        let planned_again = |connection: &Connection| {
+            let mut statement = connection.prepare(
+                "SELECT n.size, c.dirty FROM nodes n LEFT JOIN cached c ON c.ino = n.ino
+                 WHERE n.ino = ?1",
+            )?;
+            for ino in 0..3 {
+                statement.exists([ino])?;
+                statement.clear_bindings();
+            }
+            Ok(statement.get_status(StatementStatus::RePrepare))
+        };
+        assert_eq!(db.read(planned_again).unwrap(), 0);
+        assert_eq!(db.write(|tx| planned_again(tx)).unwrap(), 0);
     }
 }
