@@ -28,7 +28,10 @@ use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
 
-const BATCH_FILES: usize = 512;
+/// How many files the first batch has. Each further one has twice as many, up to the most:
+/// what a batch is made durable by costs the same for a few files as for many.
+const FIRST_BATCH_FILES: usize = 512;
+const MOST_BATCH_FILES: usize = 2048;
 
 /// What an adoption did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ struct Adoption<'a> {
     progress: Report<'a>,
     total: u64,
     batch: Vec<Candidate>,
+    batch_files: usize,
+    /// The directory of the cache that was made last.
+    cache_directory: PathBuf,
     /// Directories that were gone through, those below before those above.
     directories: Vec<(PathBuf, Ino, Metadata)>,
     /// Files with several names: how many of them lie in the directory, and the node once
@@ -99,6 +105,8 @@ impl Volume {
             progress,
             total: 0,
             batch: Vec::new(),
+            batch_files: FIRST_BATCH_FILES,
+            cache_directory: PathBuf::new(),
             directories: Vec::new(),
             shared: HashMap::new(),
             copied: HashSet::new(),
@@ -150,8 +158,9 @@ impl Adoption<'_> {
                     name,
                     meta,
                 });
-                if self.batch.len() >= BATCH_FILES {
+                if self.batch.len() >= self.batch_files {
                     self.flush()?;
+                    self.batch_files = (self.batch_files * 2).min(MOST_BATCH_FILES);
                 }
             } else {
                 self.other(&path, ino, &name, &meta)?;
@@ -184,36 +193,36 @@ impl Adoption<'_> {
         self.flush()?;
         // An empty directory must be in the volume for sure before its source goes.
         self.volume.db.write_synced(|_| Ok(()))?;
-        for (source, ino, meta) in std::mem::take(&mut self.directories) {
-            self.finish_directory(&source, ino, &meta)?;
+        for some in std::mem::take(&mut self.directories).chunks(MOST_BATCH_FILES) {
+            self.finish_directories(some)?;
         }
         self.volume.db.write_synced(|_| Ok(()))
     }
 
-    /// Gives the directory the times of its source, and removes that, if it is empty now.
-    fn finish_directory(&mut self, source: &Path, ino: Ino, meta: &Metadata) -> Result<()> {
-        copy_xattrs(self.volume, source, ino);
-        let attr = attr_of(ino, Kind::Directory, meta);
+    /// Gives directories the times of their sources, and removes those that are empty now.
+    fn finish_directories(&mut self, some: &[(PathBuf, Ino, Metadata)]) -> Result<()> {
+        for (source, ino, _) in some {
+            copy_xattrs(self.volume, source, *ino);
+        }
         self.volume.db.write(|tx| {
-            tx.execute(
-                "UPDATE nodes SET mtime = ?2 WHERE ino = ?1",
-                (ino as i64, attr.mtime.0),
-            )?;
-            self.volume.mark_changed(tx, ino)
+            for (_, ino, meta) in some {
+                let attr = attr_of(*ino, Kind::Directory, meta);
+                tx.prepare_cached("UPDATE nodes SET mtime = ?2 WHERE ino = ?1")?
+                    .execute((*ino as i64, attr.mtime.0))?;
+                self.volume.mark_changed(tx, *ino)?;
+            }
+            Ok(())
         })?;
-        match std::fs::remove_dir(source) {
-            Ok(()) => {}
-            Err(error) => self.leave(source, &error.to_string()),
+        for (source, ..) in some {
+            if let Err(error) = std::fs::remove_dir(source) {
+                self.leave(source, &error.to_string());
+            }
         }
         Ok(())
     }
 
     /// Takes in a symlink, FIFO, socket or device.
     fn other(&mut self, source: &Path, parent: Ino, name: &Name, meta: &Metadata) -> Result<()> {
-        if self.volume.lookup(parent, name.as_bytes())?.is_some() {
-            self.leave(source, "the volume has a file of this name");
-            return Ok(());
-        }
         let Some(kind) = kind_of(meta) else {
             self.leave(source, "it is of a kind that a volume cannot hold");
             return Ok(());
@@ -226,6 +235,14 @@ impl Adoption<'_> {
         };
         let target = target.as_ref().map(|target| target.as_os_str().as_bytes());
         let volume = self.volume;
+        if let Some(there) = volume.lookup(parent, name.as_bytes())? {
+            // An earlier run took it in, and died before its old name went.
+            if is_taken_in(volume, &there, kind, meta, target)? {
+                return self.remove_source(source, meta, Taken::AsItWas);
+            }
+            self.leave(source, "the volume has a file of this name");
+            return Ok(());
+        }
         volume.inos.reserve(&volume.db, 1)?;
         let mut attr = attr_of(volume.inos.take(), kind, meta);
         attr.size = target.map_or(0, |target| target.len() as u64);
@@ -324,8 +341,9 @@ impl Adoption<'_> {
         volume.inos.reserve(&volume.db, 1)?;
         let ino = volume.inos.take();
         let path = volume.cache.path(ino);
-        if let Some(directory) = path.parent() {
+        if let Some(directory) = path.parent().filter(|at| *at != self.cache_directory) {
             std::fs::create_dir_all(directory).map_err(|e| VolumeError::io(directory, e))?;
+            directory.clone_into(&mut self.cache_directory);
         }
         let linked = all_names_here && std::fs::hard_link(&candidate.source, &path).is_ok();
         if !linked && let Err(error) = copy_file(&candidate.source, &path) {
@@ -508,8 +526,32 @@ fn attr_of(ino: Ino, kind: Kind, meta: &Metadata) -> Attr {
     }
 }
 
+/// Whether the node is what this symlink, FIFO, socket or device becomes when it is taken in.
+fn is_taken_in(
+    volume: &Volume,
+    there: &Attr,
+    kind: Kind,
+    meta: &Metadata,
+    target: Option<&[u8]>,
+) -> Result<bool> {
+    let taken = attr_of(there.ino, kind, meta);
+    let what = |attr: &Attr| {
+        (
+            attr.kind, attr.mode, attr.uid, attr.gid, attr.rdev, attr.mtime,
+        )
+    };
+    Ok(what(there) == what(&taken)
+        && match target {
+            Some(target) => volume.read_link(there.ino)? == target,
+            None => true,
+        })
+}
+
 /// Takes a source's extended attributes over, as far as they can be read.
 fn copy_xattrs(volume: &Volume, source: &Path, ino: Ino) {
+    if rustix::fs::llistxattr_query(source).is_ok_and(|len| len == 0) {
+        return;
+    }
     let mut names = vec![0; 64 << 10];
     let Ok(len) = rustix::fs::llistxattr(source, &mut names) else {
         return;
