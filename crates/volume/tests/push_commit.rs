@@ -5,13 +5,14 @@
 mod common;
 
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{
     Bench, CALLER, Hold, edit_file, make_dir, noise, read_file, until, with_open, write_file,
 };
 use larder_model::{Extent, Kind, Life, Time};
-use larder_volume::{Access, NewNode, ROOT, RenameMode, SetAttr, TimeSet};
+use larder_volume::{Access, Dropped, KeptReason, NewNode, ROOT, RenameMode, SetAttr, TimeSet};
 
 fn prefix(name: &str) -> &str {
     name.split('/').next().unwrap()
@@ -530,5 +531,71 @@ fn the_rate_that_is_told_is_of_the_bytes_that_wait() {
     let rate = volume.push_status().bytes_per_sec;
     // The rate is taken over a second at least.
     assert!(rate > sent, "{rate}/s, and {sent} were sent");
+    bench.stop(volume);
+}
+
+#[test]
+fn many_files_are_dropped_at_once_and_come_back() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let mut inos: Vec<_> = (0..150)
+        .map(|n| write_file(&volume, &format!("f{n}"), &noise(n, 3_000)))
+        .collect();
+    bench.commit(&volume);
+    let new = write_file(&volume, "new", b"not stored");
+    inos.push(new);
+    inos.push(inos[7]);
+    let dropped = volume.drop_contents(&inos);
+    let freed = |dropped: &larder_volume::Result<Dropped>| matches!(dropped, Ok(Dropped::Freed(_)));
+    assert!(dropped[..150].iter().all(freed));
+    assert!(matches!(dropped[150], Ok(Dropped::Kept(_))));
+    let again = dropped[151].as_ref().unwrap();
+    assert_eq!(*again, Dropped::Kept(KeptReason::NotHere), "named twice");
+    for n in 0..150 {
+        assert_eq!(read_file(&volume, &format!("f{n}")), noise(n, 3_000));
+    }
+    assert_eq!(read_file(&volume, "new"), b"not stored");
+    bench.stop(volume);
+}
+
+/// Each drop looks at the file under its lock, so none hits what was just written.
+#[test]
+fn what_is_written_while_many_are_dropped_is_not_lost() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let name = |n: usize| format!("f{n}");
+    let inos: Vec<_> = (0..40)
+        .map(|n| write_file(&volume, &name(n), &noise(n as u64, 3_000)))
+        .collect();
+    bench.commit(&volume);
+    let written = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..8_u8 {
+                for &ino in &inos {
+                    edit_file(&volume, ino, 100 * u64::from(round), &[round; 100]);
+                }
+            }
+            written.store(true, Ordering::SeqCst);
+        });
+        while !written.load(Ordering::SeqCst) {
+            for dropped in volume.drop_contents(&inos) {
+                dropped.unwrap();
+            }
+            bench.commit(&volume);
+        }
+    });
+    bench.commit(&volume);
+    for dropped in volume.drop_contents(&inos) {
+        assert!(matches!(dropped, Ok(Dropped::Freed(_) | Dropped::Kept(_))));
+    }
+    for n in 0..inos.len() {
+        let mut bytes = noise(n as u64, 3_000).to_vec();
+        for round in 0..8_u8 {
+            let at = 100 * usize::from(round);
+            bytes[at..at + 100].fill(round);
+        }
+        assert_eq!(read_file(&volume, &name(n)), bytes);
+    }
     bench.stop(volume);
 }

@@ -1,14 +1,21 @@
 //! How content leaves this disk: dropped, because the store has it, or deleted with its node.
 //!
-//! [`Volume::drop_content`] is the only place that drops content: under the node's lock it
-//! checks again that the content is clean, that an acknowledged head reaches it, and that
-//! nobody wants it here. A cache file goes only after the database said so.
+//! [`Volume::drop_content`], and [`Volume::drop_contents`] for many files with one transaction,
+//! are the only place that drops content: under the node's lock they check again that the
+//! content is clean, that an acknowledged head reaches it, and that nobody wants it here. A
+//! cache file goes only after the database said so.
+
+use std::sync::Arc;
 
 use super::held::Held;
 use super::rows::{delete_cached, is_pinned};
 use super::state::Here;
+use super::table::Live;
+use crate::db::Transaction;
 use crate::{Ino, Result, Volume, VolumeError};
 
+/// So many files are dropped by one transaction, and locked meanwhile.
+const DROPPED_AT_ONCE: usize = 64;
 /// Files that were dropped since the last synced transaction, before there is another.
 const DROPS_NOTED: usize = 4096;
 
@@ -73,14 +80,10 @@ impl Volume {
                 return Ok(Dropped::Kept(reason));
             }
             held.flush_pending()?;
-            self.db.write(|tx| delete_cached(tx, ino))?;
-            held.here = Here::Away;
-            held.file = None;
-            held.seen = None;
-            self.live.count_here(held.bytes, 0);
-            held.bytes = 0;
-            self.note_dropped(ino)?;
-            Ok(Dropped::Freed(self.cache.remove(ino)?))
+            match self.db.write(|tx| delete_if_safe(tx, ino))? {
+                true => self.let_content_go(held),
+                false => Ok(Dropped::Kept(KeptReason::NotCommitted)),
+            }
         });
         match dropped {
             Err(VolumeError::IsDirectory | VolumeError::Invalid(_)) => {
@@ -88,6 +91,79 @@ impl Volume {
             }
             other => other,
         }
+    }
+
+    /// As [`Volume::drop_content`] for each of these files, with one transaction for many.
+    /// What became of each, in their order.
+    pub fn drop_contents(&self, inos: &[Ino]) -> Vec<Result<Dropped>> {
+        let some = inos.chunks(DROPPED_AT_ONCE);
+        some.flat_map(|some| self.drop_some(some)).collect()
+    }
+
+    fn drop_some(&self, inos: &[Ino]) -> Vec<Result<Dropped>> {
+        // First each by itself: what this has to load or to ask for is done with no other
+        // file locked.
+        let mut dropped: Vec<Option<Result<Dropped>>> = inos
+            .iter()
+            .map(|&ino| match self.would_keep(ino) {
+                Ok(None) => None,
+                Ok(Some(reason)) => Some(Ok(Dropped::Kept(reason))),
+                Err(error) => Some(Err(error)),
+            })
+            .collect();
+        let lives: Vec<_> = inos.iter().map(|&ino| self.live.find(ino)).collect();
+        let going = self.lock_to_drop(&lives, &dropped);
+        let recorded: Result<Vec<bool>> = self.db.write(|tx| {
+            let inos = going.iter().map(|(_, held)| held.ino);
+            inos.map(|ino| delete_if_safe(tx, ino)).collect()
+        });
+        // If it failed, the files are told one by one what is wrong.
+        for ((at, mut held), gone) in going.into_iter().zip(recorded.unwrap_or_default()) {
+            if gone {
+                dropped[at] = Some(self.let_content_go(&mut held));
+            }
+        }
+        let each = inos.iter().zip(dropped);
+        each.map(|(&ino, done)| done.unwrap_or_else(|| self.drop_content(ino)))
+            .collect()
+    }
+
+    /// Locks those of the files whose fate is open and whose content may go. A file that
+    /// somebody else has at this moment is left out: who holds several waits for none.
+    fn lock_to_drop<'a>(
+        &'a self,
+        lives: &'a [Option<Arc<Live>>],
+        dropped: &[Option<Result<Dropped>>],
+    ) -> Vec<(usize, Held<'a>)> {
+        let mut going = Vec::with_capacity(lives.len());
+        let open = (0..lives.len()).filter(|&at| dropped[at].is_none());
+        for (at, live) in open.filter_map(|at| Some((at, lives[at].as_ref()?))) {
+            let slot = live.slot.try_lock();
+            let Some(slot) = slot.filter(|slot| slot.known().is_some()) else {
+                continue;
+            };
+            let mut held = Held {
+                volume: self,
+                ino: live.ino,
+                slot,
+            };
+            let may_go = matches!(self.reason_to_keep(&held), Ok(None));
+            if may_go && held.flush_pending().is_ok() {
+                going.push((at, held));
+            }
+        }
+        going
+    }
+
+    /// The database says that nothing of the file is here: now its cache file goes.
+    fn let_content_go(&self, held: &mut Held<'_>) -> Result<Dropped> {
+        held.here = Here::Away;
+        held.file = None;
+        held.seen = None;
+        self.live.count_here(held.bytes, 0);
+        held.bytes = 0;
+        self.note_dropped(held.ino)?;
+        Ok(Dropped::Freed(self.cache.remove(held.ino)?))
     }
 
     /// Why the content of this file would be kept by [`Volume::drop_content`] now; `None`
@@ -223,4 +299,16 @@ impl Volume {
         self.live.dropped.lock().remove(&ino);
         Ok(())
     }
+}
+
+/// Removes what the database has of a file's local content, if an acknowledged head reaches it
+/// still: a pack may have been found lost since that was looked at.
+fn delete_if_safe(tx: &Transaction<'_>, ino: Ino) -> Result<bool> {
+    let safe = tx
+        .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND safe = 1")?
+        .exists([ino as i64])?;
+    if safe {
+        delete_cached(tx, ino)?;
+    }
+    Ok(safe)
 }

@@ -2,7 +2,7 @@
 //!
 //! A policy of `larder_plan::evict` knows what is here and how it is used; it names what
 //! should go first. Whether it may go is decided once more, under the node's lock, by
-//! [`Volume::drop_content`]. Eviction begins above the high watermark of the budget, or of
+//! [`Volume::drop_contents`]. Eviction begins above the high watermark of the budget, or of
 //! what the disk can give if others fill it, and ends at the low one.
 //!
 //! No node's lock is taken while the policy is locked: uses are told to the policy from
@@ -215,8 +215,9 @@ fn make_room_of_known(volume: &Volume, need: u64) -> Result<u64> {
         if victims.is_empty() {
             break;
         }
-        for victim in victims {
-            match volume.drop_content(victim.ino) {
+        let inos: Vec<_> = victims.iter().map(|victim| victim.ino).collect();
+        for (victim, dropped) in victims.iter().zip(volume.drop_contents(&inos)) {
+            match dropped {
                 Ok(Dropped::Freed(bytes)) => {
                     volume.pull.streams.forget(victim.ino);
                     freed += bytes;

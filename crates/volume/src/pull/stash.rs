@@ -1,6 +1,6 @@
 //! Freeing the space of what is stored, by hand.
 //!
-//! Each file goes only if [`Volume::drop_content`] says so; what stays is named, with the
+//! Each file goes only if [`Volume::drop_contents`] says so; what stays is named, with the
 //! reason. Nothing is pushed to make more of it go.
 
 use std::time::Duration;
@@ -10,6 +10,9 @@ use super::walk::{HereRow, files_below};
 use crate::live::{Dropped, KeptReason};
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
+
+/// So many files are dropped before progress is told.
+const FILES_AT_ONCE: usize = 64;
 
 /// How to stash.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,20 +53,15 @@ impl Volume {
             })
         })?;
         let mut stashed = StashReport::default();
-        for (done, &(ino, row)) in here.iter().enumerate() {
-            match self.stash_file(ino, row, options)? {
-                Outcome::Freed(bytes) => {
-                    stashed.files += 1;
-                    stashed.freed_bytes += bytes;
-                }
-                Outcome::Kept(words) => stashed.kept.push((self.name_of(ino), words)),
-                Outcome::Nothing => {}
-            }
+        let mut done = 0;
+        for some in here.chunks(FILES_AT_ONCE) {
+            self.stash_some(some, options, &mut stashed)?;
             // A look opens the file's cache file.
             self.trim_lives();
+            done += some.len() as u64;
             report(Progress {
                 phase: "stashing".to_owned(),
-                done: done as u64 + 1,
+                done,
                 total: here.len() as u64,
                 unit: Unit::Files,
                 path: None,
@@ -72,38 +70,54 @@ impl Volume {
         Ok(stashed)
     }
 
-    fn stash_file(&self, ino: Ino, here: HereRow, options: &StashOptions) -> Result<Outcome> {
-        if let Some(age) = options.older_than
-            && here.used.saturating_add_unsigned(age.as_secs()) > seconds_now()
-        {
-            let words = format!("it was used in the last {} s", age.as_secs());
-            return Ok(Outcome::Kept(words));
+    fn stash_some(
+        &self,
+        files: &[(Ino, HereRow)],
+        options: &StashOptions,
+        stashed: &mut StashReport,
+    ) -> Result<()> {
+        let mut old = Vec::with_capacity(files.len());
+        for (ino, row) in files {
+            match options.older_than {
+                Some(age) if row.used.saturating_add_unsigned(age.as_secs()) > seconds_now() => {
+                    let words = format!("it was used in the last {} s", age.as_secs());
+                    stashed.kept.push((self.name_of(*ino), words));
+                }
+                _ => old.push((*ino, row.bytes)),
+            }
         }
         let dropped = match options.dry_run {
-            true => self.would_keep(ino).map(|reason| match reason {
-                None => Dropped::Freed(here.bytes),
-                Some(reason) => Dropped::Kept(reason),
-            }),
-            false => self.drop_content(ino),
+            true => self.would_drop(&old),
+            false => self.drop_contents(&old.iter().map(|(ino, _)| *ino).collect::<Vec<_>>()),
         };
-        Ok(match dropped {
-            Ok(Dropped::Freed(bytes)) => {
-                if !options.dry_run {
-                    self.pull.forget(ino);
+        for ((ino, _), dropped) in old.into_iter().zip(dropped) {
+            match dropped {
+                Ok(Dropped::Freed(bytes)) => {
+                    if !options.dry_run {
+                        self.pull.forget(ino);
+                    }
+                    stashed.files += 1;
+                    stashed.freed_bytes += bytes;
                 }
-                Outcome::Freed(bytes)
+                Ok(Dropped::Kept(KeptReason::NotHere)) | Err(VolumeError::NoEntry) => {}
+                Ok(Dropped::Kept(reason)) => {
+                    let words = reason.words().to_owned();
+                    stashed.kept.push((self.name_of(ino), words));
+                }
+                Err(error) => return Err(error),
             }
-            Ok(Dropped::Kept(KeptReason::NotHere)) | Err(VolumeError::NoEntry) => Outcome::Nothing,
-            Ok(Dropped::Kept(reason)) => Outcome::Kept(reason.words().to_owned()),
-            Err(error) => return Err(error),
-        })
+        }
+        Ok(())
     }
-}
 
-/// What became of one file.
-enum Outcome {
-    Freed(u64),
-    Kept(String),
-    /// There was nothing here to drop.
-    Nothing,
+    /// What would become of files, each with the bytes that it takes.
+    fn would_drop(&self, files: &[(Ino, u64)]) -> Vec<Result<Dropped>> {
+        let each = files.iter().map(|&(ino, bytes)| {
+            Ok(match self.would_keep(ino)? {
+                None => Dropped::Freed(bytes),
+                Some(reason) => Dropped::Kept(reason),
+            })
+        });
+        each.collect()
+    }
 }
