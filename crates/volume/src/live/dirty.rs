@@ -33,6 +33,10 @@ pub(super) struct DirtyFile {
     aside: Option<Aside>,
 }
 
+/// Since when a file is dirty without having been stored in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DirtySince(u64);
+
 /// Files of one lane are stored one after the other; a large one does not hold up small ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lane {
@@ -73,6 +77,11 @@ impl DirtyFile {
 
 impl DirtyFiles {
     fn is_due(&self, ino: Ino, rules: &SettleRules, now: Duration) -> bool {
+        let offered = |file: &DirtyFile| file.aside.is_none();
+        self.by_ino.get(&ino).is_some_and(offered) && self.is_due_by_time(ino, rules, now)
+    }
+
+    fn is_due_by_time(&self, ino: Ino, rules: &SettleRules, now: Duration) -> bool {
         self.by_ino.get(&ino).is_some_and(|file| {
             let seen = larder_plan::settle::DirtyFile {
                 size: file.bytes,
@@ -80,7 +89,7 @@ impl DirtyFiles {
                 last_write: Duration::from_millis(file.changed_ms),
                 open: file.writers > 0,
             };
-            file.aside.is_none() && rules.due(now, &seen) == Due::Now
+            rules.due(now, &seen) == Due::Now
         })
     }
 
@@ -238,16 +247,56 @@ impl Volume {
             .collect()
     }
 
-    /// Whether a dirty file is to be stored now.
-    pub(crate) fn is_settle_due(&self, ino: Ino, rules: &SettleRules) -> bool {
+    /// Sets the first `most` of these files aside that are still to be stored now, and
+    /// answers them: no other thread takes them in.
+    pub(crate) fn claim_to_settle(
+        &self,
+        files: &[Ino],
+        rules: &SettleRules,
+        most: usize,
+    ) -> Vec<Ino> {
         let now = Duration::from_millis(self.live.now_ms());
-        self.live.dirty.lock().is_due(ino, rules, now)
+        let mut dirty = self.live.dirty.lock();
+        let mut claimed = Vec::new();
+        for &ino in files {
+            if claimed.len() == most {
+                break;
+            }
+            if dirty.is_due(ino, rules, now)
+                && let Some(&file) = dirty.by_ino.get(&ino)
+            {
+                let aside = Some(Aside::Storing);
+                let counted = dirty.replace(ino, Some(DirtyFile { aside, ..file }));
+                self.live.count_dirty(counted);
+                claimed.push(ino);
+            }
+        }
+        claimed
     }
 
-    /// All dirty files that wait to be stored.
-    pub(crate) fn dirty_files(&self) -> Vec<Ino> {
+    /// Whether a dirty file that was claimed is to be stored now.
+    pub(crate) fn is_settle_due(&self, ino: Ino, rules: &SettleRules) -> bool {
+        let now = Duration::from_millis(self.live.now_ms());
+        let dirty = self.live.dirty.lock();
+        dirty.is_due_by_time(ino, rules, now)
+    }
+
+    /// All dirty files that wait to be stored, with the moment since which each is dirty.
+    pub(crate) fn dirty_files(&self) -> Vec<(Ino, DirtySince)> {
         let dirty = self.live.dirty.lock();
         let waiting = dirty.by_ino.iter().filter(|(_, file)| file.waits());
-        waiting.map(|(&ino, _)| ino).collect()
+        waiting
+            .map(|(&ino, file)| (ino, DirtySince(file.since_ms)))
+            .collect()
+    }
+
+    /// Keeps those of these files that still wait to be stored, and have not been stored and
+    /// changed again.
+    pub(crate) fn retain_dirty(&self, files: &mut Vec<(Ino, DirtySince)>) {
+        let dirty = self.live.dirty.lock();
+        files.retain(|(ino, since)| {
+            let known = dirty.by_ino.get(ino);
+            known.is_some_and(|file| file.waits() && DirtySince(file.since_ms) == *since)
+        });
     }
 }

@@ -36,7 +36,7 @@ pub use leave::{Dropped, KeptReason};
 pub use map::{Missing, Piece, WorkingExtent};
 pub use settle::{Settled, Settling};
 
-pub(crate) use dirty::{Aside, Lane};
+pub(crate) use dirty::{Aside, DirtySince, Lane};
 pub(crate) use held::Held;
 pub(crate) use map::{Map, make_local, map_of, pieces_in};
 pub(crate) use rows::{delete_cached, is_pinned};

@@ -1,7 +1,9 @@
 //! Dirty files become sealed packs.
 //!
 //! A thread of low priority for each lane (small files, large files) takes files that have
-//! settled, in the order in which they were last changed. What is stored already, or on its way, is not packed again; so a copy
+//! settled, in the order in which they were last changed. While somebody waits for all to be
+//! stored, another thread, of the usual priority, helps with the small files: what the user
+//! waits for should not stand behind the user's other work. What is stored already, or on its way, is not packed again; so a copy
 //! costs nothing, and a file that was cut off by a crash goes on where it was. A pack is
 //! closed when it is full, and also when nothing more came for a moment or somebody waits.
 
@@ -17,6 +19,7 @@ use larder_model::{ChunkId, Content, Extent};
 use larder_plan::settle::SettleRules;
 use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use super::outbox::{Cut, Number};
 use super::priority;
@@ -28,19 +31,69 @@ use crate::{Ino, Result, Settings, Volume, VolumeError};
 
 /// How many files are looked at before what else there is to do is looked at again.
 const FILES_AT_ONCE: usize = 256;
+/// So many files a thread takes at a time: neighbours come to one pack, though another
+/// thread may take the next ones.
+const FILES_CLAIMED: usize = 64;
+/// A thread that helps looks again after so long at most.
+const HELP_PAUSE: Duration = Duration::from_millis(50);
 /// A file that could not be read rests for so long.
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Starts the thread of a lane; the answer ends when it has ended.
 pub(super) fn start(volume: &Arc<Volume>, lane: Lane) -> oneshot::Receiver<()> {
+    spawn(volume, move |shared, volume| {
+        priority::step_behind();
+        work(shared, volume, lane);
+    })
+}
+
+/// Starts a thread that helps to store small files for as long as somebody waits for that, if
+/// there is none.
+pub(super) fn help(volume: &Arc<Volume>) {
+    if !volume.push.shared.begin_help() {
+        return;
+    }
+    let ended = spawn(volume, |shared, volume| while help_on(shared, volume) {});
+    let mut others = volume.push.ended.lock();
+    // Those of earlier commits are gone by now.
+    others.retain_mut(|ended| ended.try_recv() == Err(TryRecvError::Empty));
+    others.push(ended);
+}
+
+/// Helps until nobody waits any more. Answers whether somebody came meanwhile.
+fn help_on(shared: &Shared, volume: &Weak<Volume>) -> bool {
+    let mut ingest = None;
+    while shared.is_awaited() && !shared.is_stopping() {
+        let Some(volume) = volume.upgrade() else {
+            break;
+        };
+        let pause = match ingest_of(&mut ingest, &volume, Lane::Small) {
+            Ok(ingest) => ingest.round(&volume),
+            // The thread of the lane says so.
+            Err(_) => HELP_PAUSE,
+        };
+        drop(volume);
+        if !pause.is_zero() {
+            std::thread::sleep(pause.min(HELP_PAUSE));
+        }
+    }
+    if let (Some(mut ingest), Some(volume)) = (ingest, volume.upgrade()) {
+        ingest.close_idle(&volume, true);
+    }
+    shared.end_help()
+}
+
+fn spawn(
+    volume: &Arc<Volume>,
+    work: impl FnOnce(&Shared, &Weak<Volume>) + Send + 'static,
+) -> oneshot::Receiver<()> {
     let (end, ended) = oneshot::channel();
     let shared = Arc::clone(&volume.push.shared);
     let volume_then = Arc::downgrade(volume);
     let started = std::thread::Builder::new()
         .name("larder-ingest".to_owned())
         .spawn(move || {
-            priority::step_behind();
-            work(&shared, &volume_then, lane);
+            work(&shared, &volume_then);
             drop(end);
         });
     if let Err(error) = started {
@@ -109,6 +162,16 @@ struct OpenPack {
     opened: Duration,
 }
 
+/// What became of a file that was claimed.
+enum Step {
+    /// Its chunks are stored or on their way.
+    OnItsWay,
+    /// It is not stored now, for this reason; `None`: it is not to be yet.
+    SetAside(Option<Aside>),
+    /// It is being written at this moment.
+    Changing,
+}
+
 /// Why a file was not cut to its end.
 enum Failure {
     /// The volume stops.
@@ -170,15 +233,26 @@ impl Ingest {
             return self.put_off("rules", &error, shared);
         }
         let mut moved_on = false;
-        for &ino in &files {
+        for ino in volume.claim_to_settle(&files, &rules, FILES_CLAIMED) {
             if shared.is_stopping() {
                 return Duration::ZERO;
             }
             match self.take_in(volume, ino, &rules) {
-                Ok(did) => moved_on |= did,
+                Ok(Step::OnItsWay) => moved_on = true,
+                Ok(Step::SetAside(aside)) => {
+                    volume.live.set_aside(ino, aside);
+                    moved_on = true;
+                }
+                Ok(Step::Changing) => volume.live.set_aside(ino, None),
                 Err(Failure::Stopping) => return Duration::ZERO,
-                Err(Failure::Changed) => attempts.changed(ino),
-                Err(Failure::Other(error)) => note_failure(volume, ino, &error),
+                Err(Failure::Changed) => {
+                    attempts.changed(ino);
+                    volume.live.set_aside(ino, None);
+                }
+                Err(Failure::Other(error)) => {
+                    note_failure(volume, ino, &error);
+                    volume.live.set_aside(ino, None);
+                }
             }
         }
         if moved_on {
@@ -220,37 +294,32 @@ impl Ingest {
         }
     }
 
-    /// Cuts one file and packs what is not stored of it. Answers whether there is less to
-    /// do now; if not, the file is being written at this moment.
+    /// Cuts one file, which is claimed, and packs what is not stored of it.
     fn take_in(
         &mut self,
         volume: &Arc<Volume>,
         ino: Ino,
         rules: &SettleRules,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Step, Failure> {
         // Files before it may have taken a while: it may have been opened or written since,
         // and so, a moment later, once more.
         if !volume.is_settle_due(ino, rules) {
-            return Ok(true);
+            return Ok(Step::SetAside(None));
         }
         if volume.push.rules.keeps_local(volume, ino)? {
-            volume.live.set_aside(ino, Some(Aside::Local));
-            return Ok(true);
+            return Ok(Step::SetAside(Some(Aside::Local)));
         }
         let attempts = &volume.push.attempts;
         let Some(mut settling) = volume.begin_settle(ino)? else {
             attempts.changed(ino);
-            return Ok(false);
+            return Ok(Step::Changing);
         };
         if settling.open && !volume.is_settle_due(ino, rules) {
-            return Ok(true);
+            return Ok(Step::SetAside(None));
         }
         if settling.open && attempts.has_stored(ino, settling.stamp()) {
-            volume.live.set_aside(ino, Some(Aside::Stored));
-            return Ok(true);
+            return Ok(Step::SetAside(Some(Aside::Stored)));
         }
-        // From here on nobody else takes it in, even if it grows into the other lane.
-        volume.live.set_aside(ino, Some(Aside::Storing));
         let outbox = &volume.push.shared.outbox;
         let losses = *volume.push.losses.read();
         let number = outbox.begin_file();
@@ -258,7 +327,6 @@ impl Ingest {
             Ok(cut) => cut,
             Err(failure) => {
                 outbox.abandon_file(number);
-                volume.live.set_aside(ino, None);
                 return Err(failure);
             }
         };
@@ -272,7 +340,7 @@ impl Ingest {
         if let Some(mut done) = outbox.end_file(number, cut) {
             upload::finish(volume, &mut done);
         }
-        Ok(true)
+        Ok(Step::OnItsWay)
     }
 
     fn cut(

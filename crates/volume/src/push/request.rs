@@ -1,6 +1,5 @@
 //! Commits that a user asks for.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,8 @@ use larder_model::ChunkId;
 use tokio::sync::oneshot;
 
 use super::index::blocking;
+use super::ingest;
+use crate::live::DirtySince;
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -67,19 +68,20 @@ impl Volume {
     async fn wait_until_stored(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<String>> {
         let shared = &self.push.shared;
         let _urgent = shared.hurry();
+        ingest::help(self);
         self.push.attempts.forget_changes();
         let looking = Arc::clone(self);
         let mut waiting = blocking(move || {
             // What programs wrote past this process shows now.
             looking.flush_lives();
-            looking.dirty_since_now()
+            Ok(looking.dirty_files())
         })
         .await?;
         let total = waiting.len() as u64;
         let mut given_up = Vec::new();
         loop {
             let look = Instant::now();
-            self.retain_unstored(&mut waiting, &mut given_up)?;
+            self.retain_unstored(&mut waiting, &mut given_up);
             report(Progress {
                 phase: "storing".to_owned(),
                 done: total - waiting.len() as u64,
@@ -100,48 +102,17 @@ impl Volume {
             .collect()
     }
 
-    /// The dirty files, each with its generation: one that is clean, or of a later
-    /// generation, was stored in between.
-    fn dirty_since_now(&self) -> Result<Vec<(Ino, u64)>> {
-        let files = self.dirty_files();
-        self.db.read(|connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT generation FROM cached WHERE ino = ?1 AND dirty = 1")?;
-            let mut dirty = Vec::with_capacity(files.len());
-            for ino in files {
-                let mut rows = statement.query([ino as i64])?;
-                if let Some(row) = rows.next()? {
-                    dirty.push((ino, row.get::<_, i64>(0)? as u64));
-                }
-            }
-            Ok(dirty)
-        })
-    }
-
-    fn retain_unstored(
-        &self,
-        waiting: &mut Vec<(Ino, u64)>,
-        given_up: &mut Vec<Ino>,
-    ) -> Result<()> {
+    /// A file that is clean, or dirty since a later moment, was stored in between.
+    fn retain_unstored(&self, waiting: &mut Vec<(Ino, DirtySince)>, given_up: &mut Vec<Ino>) {
+        self.retain_dirty(waiting);
         let attempts = &self.push.attempts;
-        let dirty: HashSet<_> = self.dirty_files().into_iter().collect();
-        self.db.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT 1 FROM cached WHERE ino = ?1 AND dirty = 1 AND generation = ?2",
-            )?;
-            let mut left = Vec::with_capacity(waiting.len());
-            for (ino, generation) in waiting.drain(..) {
-                let unstored =
-                    dirty.contains(&ino) && statement.exists((ino as i64, generation as i64))?;
-                if unstored && attempts.keeps_changing(ino) {
-                    given_up.push(ino);
-                } else if unstored {
-                    left.push((ino, generation));
-                }
+        waiting.retain(|(ino, _)| {
+            let keeps_changing = attempts.keeps_changing(*ino);
+            if keeps_changing {
+                given_up.push(*ino);
             }
-            *waiting = left;
-            Ok(())
-        })
+            !keeps_changing
+        });
     }
 
     fn path_text(&self, ino: Option<Ino>) -> Result<Option<String>> {

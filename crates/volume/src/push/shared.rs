@@ -17,6 +17,8 @@ use crate::Settings;
 /// A writer that waited for room may come again at once.
 const PRESSED_FOR: Duration = Duration::from_secs(2);
 const METER_WINDOW: Duration = Duration::from_secs(20);
+/// So many threads fill packs at most: one for each lane, and one that helps.
+const INGEST_THREADS: usize = 3;
 /// Nanoseconds.
 const PROCESSOR_BURST: u64 = 20_000_000;
 
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     unproven: AtomicBool,
     /// How many callers wait for all that is dirty to be stored.
     urgent: AtomicU64,
+    /// Whether a thread helps to store for them.
+    helped: AtomicBool,
     /// Until when writers count as waiting for room, in milliseconds since `begin`.
     pressed_until_ms: AtomicU64,
 }
@@ -72,7 +76,8 @@ impl Shared {
             bells: Default::default(),
             health: Health::default(),
             warnings: Warnings::default(),
-            outbox: Outbox::new(uploads + 2),
+            // Each thread that fills packs may wait for its second one.
+            outbox: Outbox::new((uploads + 2).max(INGEST_THREADS + 1)),
             turns: Arc::new(Semaphore::new(uploads)),
             uploads,
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
@@ -82,6 +87,7 @@ impl Shared {
             compared: AtomicBool::new(false),
             unproven: AtomicBool::new(false),
             urgent: AtomicU64::new(0),
+            helped: AtomicBool::new(false),
             pressed_until_ms: AtomicU64::new(0),
         }
     }
@@ -223,7 +229,24 @@ impl Shared {
     }
 
     pub(super) fn is_urgent(&self) -> bool {
-        self.urgent.load(Ordering::SeqCst) > 0 || self.is_pressed()
+        self.is_awaited() || self.is_pressed()
+    }
+
+    /// Whether a caller waits for all that is dirty to be stored.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.urgent.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether a thread that helps may begin: there is none.
+    pub(super) fn begin_help(&self) -> bool {
+        !self.helped.swap(true, Ordering::SeqCst)
+    }
+
+    /// The thread that helps ends, as nobody waits. Answers whether it has to go on after
+    /// all, for somebody who came meanwhile and found it there.
+    pub(super) fn end_help(&self) -> bool {
+        self.helped.store(false, Ordering::SeqCst);
+        self.is_awaited() && !self.is_stopping() && self.begin_help()
     }
 }
 
