@@ -173,7 +173,8 @@ fn start_session(face: Arc<Face>, device: OwnedFd) -> io::Result<Session<Server>
 /// Whether the kernel takes a backing file from us: in a container it may not, though we
 /// look like root. What it took it keeps until the unmount, so it gets an empty file.
 fn probe_passthrough(session: &Session<Server>, cache: &Path) -> io::Result<()> {
-    let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
+    use rustix::fs::OFlags;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     let empty = rustix::fs::open(cache, flags, mode)?;
     BackingId::create_raw(session.as_fd(), empty)?;

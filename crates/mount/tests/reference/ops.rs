@@ -359,7 +359,7 @@ impl Side {
     pub fn run(&mut self, op: &Op) -> Outcome {
         match op {
             Op::Create { at, mode } => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                 let made = rustix::fs::open(self.path(at), flags, Mode::from_raw_mode(*mode));
                 outcome(made, |_| Outcome::Done)
             }
@@ -448,19 +448,19 @@ impl Side {
                 done(rustix::fs::lremovexattr(self.path(at), xattr_name(*name)))
             }
             Op::Truncate { at, size } => {
-                let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let set = rustix::fs::open(self.path(at), flags, Mode::empty())
                     .and_then(|file| rustix::fs::ftruncate(&file, *size));
                 done(set)
             }
             Op::WriteFile { at, off, len, seed } => {
-                let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let written = rustix::fs::open(self.path(at), flags, Mode::empty())
                     .and_then(|file| rustix::io::pwrite(&file, &bytes(*len, *seed), *off));
                 outcome(written, |count| Outcome::Count(count as u64))
             }
             Op::ReadFile { at, off, len } => {
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let mut buf = vec![0; *len];
                 let read = rustix::fs::open(self.path(at), flags, Mode::empty())
                     .and_then(|file| rustix::io::pread(&file, &mut buf, *off));
@@ -564,7 +564,7 @@ impl Side {
             4 => OFlags::RDWR | OFlags::APPEND,
             _ => OFlags::RDWR | OFlags::CREATE | OFlags::APPEND,
         };
-        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = rustix::fs::open(self.path(at), flags, Mode::from_raw_mode(0o644));
         let regular = |file: &OwnedFd| {
             rustix::fs::fstat(file)
@@ -640,7 +640,7 @@ impl Side {
     /// Has the kernel let go of the pages that it keeps of these files, or of all below a
     /// directory, so that the next read asks the file system again.
     pub fn drop_pages(&self, below: &Path) {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut left = vec![self.root.join(below)];
         while let Some(path) = left.pop() {
             match rustix::fs::lstat(&path).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
