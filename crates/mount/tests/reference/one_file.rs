@@ -4,10 +4,10 @@
 //! holes, copies, truncations, renames; and in between the volume stores, stashes, evicts
 //! by itself (it keeps less than the file) and starts anew.
 
-use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder_mount::Profile;
 use proptest::prelude::*;
@@ -485,7 +485,7 @@ fn keep_size(keep: bool) -> FallocateFlags {
     }
 }
 
-fn exercise(bench: &Bench, stashed: &Cell<u64>, steps: &[Step]) -> Outcome {
+fn exercise(bench: &Bench, stashed: &AtomicU64, steps: &[Step]) -> Outcome {
     let (plain, directory) = bench.fresh();
     let _ = std::fs::remove_dir(&plain);
     let round = PathBuf::from(directory.file_name().unwrap());
@@ -498,7 +498,9 @@ fn exercise(bench: &Bench, stashed: &Cell<u64>, steps: &[Step]) -> Outcome {
     for (at, step) in steps.iter().enumerate() {
         match step {
             Step::Store => bench.store(),
-            Step::Stash => stashed.set(stashed.get() + bench.stash(&round)),
+            Step::Stash => {
+                stashed.fetch_add(bench.stash(&round), Ordering::Relaxed);
+            }
             Step::Restart => {
                 exercise.let_go();
                 bench.restart();
@@ -514,7 +516,7 @@ fn exercise(bench: &Bench, stashed: &Cell<u64>, steps: &[Step]) -> Outcome {
         .check()
         .map_err(|why| format!("at the end: {why}"))?;
     bench.store();
-    stashed.set(stashed.get() + bench.stash(&round));
+    stashed.fetch_add(bench.stash(&round), Ordering::Relaxed);
     exercise.step(&Step::DropPages)?;
     exercise
         .check()
@@ -525,15 +527,17 @@ fn exercise(bench: &Bench, stashed: &Cell<u64>, steps: &[Step]) -> Outcome {
 
 /// Does `cases` sequences on a mount of this profile.
 pub fn exercise_at_length(profile: Profile, cases: u64) {
-    let bench = Bench::new(profile, BUDGET);
-    let stashed = Cell::new(0);
-    let sequences = proptest::collection::vec(step(), 1..=OPS_MAX);
-    let ran = runs::run("one file", profile, cases, &sequences, |steps| {
-        exercise(&bench, &stashed, steps)
+    let stashed = AtomicU64::new(0);
+    let sequences = || proptest::collection::vec(step(), 1..=OPS_MAX);
+    let sequences = runs::run("one file", profile, cases, sequences, || {
+        let bench = Bench::new(profile, BUDGET);
+        let stashed = &stashed;
+        move |steps: &[Step]| exercise(&bench, stashed, steps)
     });
-    println!("{} times the file was stashed", stashed.get());
+    let stashed = stashed.into_inner();
+    println!("{stashed} times the file was stashed");
     assert!(
-        ran.sequences < 10 || stashed.get() > ran.sequences / 2,
+        sequences < 10 || stashed > sequences / 2,
         "too little was stashed"
     );
 }

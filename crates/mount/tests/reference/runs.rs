@@ -1,17 +1,23 @@
-//! Sequences from seeds, one after the other, for so many or for so long.
+//! Sequences from seeds, for so many or for so long.
 //!
 //! A sequence is made from one number, its seed, and the next has the next seed. A run says
 //! the seed of a sequence that failed, and how to run it again; then it looks for a shorter
 //! one that fails as well.
+//!
+//! Most of a sequence's time is waiting, for a store or for a commit. So several are done
+//! side by side, each on a volume of its own; and a volume is a new one after some hundred
+//! sequences, since what was stored is never deleted and would fill the disk.
 //!
 //! - `LARDER_SEED` is the first seed; a random one if it is not set.
 //! - `LARDER_REFERENCE_CASES` says how many sequences each test does.
 //! - `LARDER_TORTURE_SECS` has each test run for so long instead.
 //! - `LARDER_REFERENCE_REPEAT` has each sequence done so often: what depends on how threads
 //!   meet does not fail each time.
+//! - `LARDER_REFERENCE_VOLUMES` says how many volumes are used side by side.
 
 use std::cell::RefCell;
 use std::fmt::Debug;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use larder_mount::Profile;
@@ -20,6 +26,10 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 
 const SHRINK_ITERATIONS_MAX: u32 = 4000;
 const SHRINK_TIME_MAX: Duration = Duration::from_secs(180);
+/// A long run tells how far it is after so many.
+const TELL_EVERY: u64 = 500;
+/// Sequences after which a volume is a new one.
+const VOLUME_SEQUENCES: u64 = 100;
 
 /// How long a test runs, and from which seed.
 struct Run {
@@ -27,6 +37,7 @@ struct Run {
     cases: u64,
     end: Option<Instant>,
     repeat: u64,
+    volumes: u64,
 }
 
 impl Run {
@@ -41,6 +52,7 @@ impl Run {
             },
             end: secs.map(|secs| Instant::now() + Duration::from_secs(secs)),
             repeat: number("LARDER_REFERENCE_REPEAT").unwrap_or(1),
+            volumes: number("LARDER_REFERENCE_VOLUMES").unwrap_or(1),
         }
     }
 }
@@ -49,42 +61,56 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// What was done, in figures.
-pub struct Done {
-    pub sequences: u64,
-}
-
-/// Does sequence after sequence; panics with the shortest one found that fails.
-pub fn run<T: Debug + Clone>(
+/// Does sequence after sequence, and answers how many; panics with the shortest one found that
+/// fails. `volume` makes a new volume, and answers what does a sequence on it.
+pub fn run<T: Debug + Clone, S: Strategy<Value = Vec<T>>, H: Fn(&[T]) -> Result<(), String>>(
     what: &str,
     profile: Profile,
     cases: u64,
-    sequences: &impl Strategy<Value = Vec<T>>,
-    holds: impl Fn(&[T]) -> Result<(), String>,
-) -> Done {
+    sequences: impl Fn() -> S + Sync,
+    volume: impl Fn() -> H + Sync,
+) -> u64 {
     let run = Run::from_environment(cases);
     let begin = Instant::now();
-    let mut done = 0;
-    while done < run.cases && run.end.is_none_or(|end| Instant::now() < end) {
-        one(
-            what,
-            profile,
-            run.seed + done,
-            run.repeat,
-            sequences,
-            &holds,
-        );
-        done += 1;
-    }
-    let secs = begin.elapsed().as_secs_f64();
+    let (begun, done, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let go_on =
+        || run.end.is_none_or(|end| Instant::now() < end) && !failed.load(Ordering::Relaxed);
+    let work = || {
+        let sequences = sequences();
+        while go_on() && begun.load(Ordering::Relaxed) < run.cases {
+            let holds = volume();
+            for _ in 0..VOLUME_SEQUENCES {
+                let next = begun.fetch_add(1, Ordering::Relaxed);
+                if next >= run.cases || !go_on() {
+                    return Ok(());
+                }
+                let seed = run.seed + next;
+                let held = one(what, profile, seed, run.repeat, &sequences, &holds);
+                held.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                let done = done.fetch_add(run.repeat, Ordering::Relaxed) + run.repeat;
+                if done.is_multiple_of(TELL_EVERY) {
+                    eprintln!("{what}, {profile:?}: {done} so far");
+                }
+            }
+        }
+        Ok(())
+    };
+    let outcomes: Vec<Result<(), String>> = std::thread::scope(|scope| {
+        let working: Vec<_> = (0..run.volumes).map(|_| scope.spawn(work)).collect();
+        let ended = working.into_iter().map(|thread| thread.join().unwrap());
+        ended.collect()
+    });
+    let done = done.into_inner();
     println!(
-        "{what}, {profile:?}: {} sequences of {} operations at most from seed {}, {:.0} a minute",
-        done * run.repeat,
+        "\n{what}, {profile:?}: {done} sequences of {} operations at most from seed {}, {:.0} a minute",
         super::OPS_MAX,
         run.seed,
-        (done * run.repeat) as f64 / secs * 60.0
+        done as f64 / begin.elapsed().as_secs_f64() * 60.0
     );
-    Done { sequences: done }
+    for outcome in outcomes {
+        outcome.unwrap_or_else(|why| panic!("{why}"));
+    }
+    done
 }
 
 fn one<T: Debug + Clone>(
@@ -94,7 +120,7 @@ fn one<T: Debug + Clone>(
     repeat: u64,
     sequences: &impl Strategy<Value = Vec<T>>,
     holds: &impl Fn(&[T]) -> Result<(), String>,
-) {
+) -> Result<(), String> {
     let config = Config {
         cases: 1,
         failure_persistence: None,
@@ -118,9 +144,7 @@ fn one<T: Debug + Clone>(
         }
         Ok(())
     });
-    if let Err(difference) = outcome {
-        panic!("{what}, {profile:?}, seed {seed}: {difference}");
-    }
+    outcome.map_err(|difference| format!("{what}, {profile:?}, seed {seed}: {difference}"))
 }
 
 /// The seed's bits spread over what the generator takes.

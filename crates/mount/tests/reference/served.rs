@@ -138,7 +138,8 @@ impl Host {
             std::fs::create_dir(root.join(name)).unwrap();
         }
         let mut settings = Settings::for_budget(budget_bytes);
-        settings.settle_quiet = Duration::from_millis(1);
+        // Less would have its threads look all the time, in many volumes side by side.
+        settings.settle_quiet = Duration::from_millis(8);
         settings.commit_interval = Duration::from_millis(50);
         settings.local_rules = Vec::new();
         // What is dropped is tested here, not who has to wait for room.

@@ -1,7 +1,7 @@
 //! Operations on names and content, done on a mount and on a plain directory alike.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use larder_mount::Profile;
 
@@ -15,6 +15,14 @@ struct Tally {
     done: u64,
     failed: u64,
     stashed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, more: Self) {
+        self.done += more.done;
+        self.failed += more.failed;
+        self.stashed += more.stashed;
+    }
 }
 
 fn compare(bench: &Bench, tally: &mut Tally, ops: &[Op]) -> Result<(), String> {
@@ -92,23 +100,26 @@ pub fn same(expected: &Outcome, found: &Outcome) -> Result<(), String> {
 
 /// Does `cases` sequences on a mount of this profile and on a plain directory.
 pub fn compare_at_length(profile: Profile, cases: u64) {
-    let bench = Bench::new(profile, 4 << 30);
-    let tally = Cell::new(Tally::default());
-    let sequences = proptest::collection::vec(ops::op(), 1..=OPS_MAX);
-    let ran = runs::run("trees", profile, cases, &sequences, |ops| {
-        let mut now = tally.get();
-        let outcome = compare(&bench, &mut now, ops);
-        tally.set(now);
-        outcome
+    let all = Mutex::new(Tally::default());
+    let sequences = || proptest::collection::vec(ops::op(), 1..=OPS_MAX);
+    let sequences = runs::run("trees", profile, cases, sequences, || {
+        let bench = Bench::new(profile, 4 << 30);
+        let all = &all;
+        move |ops: &[Op]| {
+            let mut tally = Tally::default();
+            let outcome = compare(&bench, &mut tally, ops);
+            all.lock().unwrap().add(tally);
+            outcome
+        }
     });
     let Tally {
         done,
         failed,
         stashed,
-    } = tally.get();
+    } = all.into_inner().unwrap();
     println!("{done} operations done, {failed} failed alike, {stashed} files stashed");
-    if ran.sequences > 10 {
-        assert!(stashed > ran.sequences / 2, "too little was stashed");
+    if sequences > 10 {
+        assert!(stashed > sequences / 2, "too little was stashed");
         assert!(done > failed / 2, "too little was done");
     }
 }
