@@ -19,7 +19,7 @@ use crate::playground::{self, Playground, Program};
 use crate::run;
 
 /// The daemon's memory, at most.
-const RESIDENT_MAX_KIB: u64 = 120 << 10;
+pub const RESIDENT_MAX_KIB: u64 = 120 << 10;
 /// Its open files, at most.
 const FILES_MAX: u64 = 512;
 /// What the last quarter may need beyond the second: a tenth and this.
@@ -103,22 +103,33 @@ fn under_load(daemon: &mut Child, mount: &Path, time: Duration) -> Result<Vec<Sa
     })
 }
 
-fn sample(pid: u32, begin: Instant) -> Result<Sample> {
+/// The memory of a daemon.
+pub fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the daemon is gone")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.map(|line| line.trim().trim_end_matches(" kB").parse());
+    Ok(kib.context("no VmRSS in the daemon's status")??)
+}
+
+fn sample(pid: u32, begin: Instant) -> Result<Sample> {
     Ok(Sample {
         secs: begin.elapsed().as_secs(),
-        resident_kib: kib.context("no VmRSS in the daemon's status")??,
+        resident_kib: resident_kib(pid)?,
         files: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
     })
 }
 
 /// Small numbers from a seed.
-struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
+    /// The numbers of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ (seed + 1))
+    }
+
+    /// The next, below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -132,7 +143,7 @@ fn stamp(worker: u64, n: u64) -> Vec<u8> {
 }
 
 fn work(dir: &Path, worker: u64, stop: &AtomicBool, done: &AtomicU64) -> Result<()> {
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (worker + 1));
+    let mut dice = Dice::new(worker);
     fs::create_dir(dir)?;
     let mut lengths = vec![None; FILES as usize];
     while !stop.load(Ordering::Relaxed) {

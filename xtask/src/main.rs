@@ -7,16 +7,19 @@
 mod check;
 mod demo;
 mod docs;
+mod fsx;
 mod fuzz;
 mod haul;
 mod pjdfstest;
 mod playground;
+mod programs;
 mod rules;
 mod run;
 mod setup;
 mod sshd;
 mod torture;
 mod tree;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -37,7 +40,14 @@ Usage: cargo xtask COMMAND
   torture --minutes N       long runs of the comparison of a mount with what it must be
           [--seed S] [--profile P]  from a seed on; without minutes: the sequence of that seed
   fuzz --minutes N          the fuzz targets, with a nightly compiler
+  fsx --minutes N           fsx on a mount of each profile, its files stored and fetched in between
+  programs [NAME ...]       git and rsync, cargo, postgres, stress, server-away: real programs
+                            on a mount, those that take long
+           [--repository DIR] [--minutes N] [--profile P]  what git clones; how long a server
+                            is away; the mount's profile
   haul --minutes N [--profile P]  a daemon under load: its memory and descriptors must stay
+
+fsx, programs and haul build the program, or take the one that LARDER_PROGRAM names.
 ";
 
 fn main() -> ExitCode {
@@ -76,6 +86,8 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["setup"] => setup::all(),
         ["torture", words @ ..] => torture::run(&torture::Wish::from_words(words)?),
         ["fuzz", "--minutes", minutes] => fuzz::run(minutes.parse()?),
+        ["fsx", "--minutes", minutes] => fsx::run(minutes.parse()?, Program::Build),
+        ["programs", words @ ..] => programs::run(&programs::Wish::from_words(words)?),
         ["haul", "--minutes", minutes] => haul::run(minutes.parse()?, "cached"),
         ["haul", "--minutes", minutes, "--profile", profile] => {
             haul::run(minutes.parse()?, profile)

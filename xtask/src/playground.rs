@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use crate::run;
 
+/// Names a program that is there, for runs that would build one.
+const PROGRAM: &str = "LARDER_PROGRAM";
+
 /// Where the program comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Program {
@@ -35,10 +38,14 @@ pub struct Playground {
 impl Playground {
     /// Makes the directory, and the program if need be.
     pub fn new(name: &str, program: Program) -> Result<Self> {
-        if program == Program::Build {
-            run::show(run::cargo().args(["build", "--locked", "--package", "larder"]))?;
-        }
-        let program = run::target().join("debug/larder");
+        let program = match (program, std::env::var_os(PROGRAM)) {
+            (Program::Build, Some(there)) => PathBuf::from(there),
+            (Program::Build, None) => {
+                run::show(run::cargo().args(["build", "--locked", "--package", "larder"]))?;
+                run::target().join("debug/larder")
+            }
+            (Program::Tested, _) => run::target().join("debug/larder"),
+        };
         let dir = tempfile::Builder::new()
             .prefix(&format!("larder-{name}-"))
             .tempdir()?;
@@ -126,4 +133,33 @@ pub fn end(child: &mut std::process::Child) -> Result<std::process::ExitStatus> 
     child
         .wait()
         .context("a child process could not be waited for")
+}
+
+/// Kills a child and all that it started, as a crash would.
+pub fn kill(child: &mut std::process::Child) -> Result<()> {
+    // Itself first, so that it starts no more of what is ended next.
+    let others = descendants(child.id());
+    child.kill()?;
+    child.wait()?;
+    for pid in others {
+        // What ended with it is no failure.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    Ok(())
+}
+
+fn descendants(pid: u32) -> Vec<rustix::process::Pid> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let mut found = Vec::new();
+    for child in listed.unwrap_or_default().split_whitespace() {
+        if let Ok(number) = child.parse::<u32>() {
+            found.extend(descendants(number));
+            found.extend(
+                i32::try_from(number)
+                    .ok()
+                    .and_then(rustix::process::Pid::from_raw),
+            );
+        }
+    }
+    found
 }

@@ -44,6 +44,7 @@ const NEEDS: &[Need] = &[
 
 const PJDFSTEST: &str = "0.2.2";
 const CARGO_FUZZ: &str = "0.13.2";
+const FSX: &str = "0.3.2";
 
 /// Everything that `cargo xtask test` needs.
 pub fn all() -> Result<()> {
@@ -63,15 +64,30 @@ pub fn pjdfstest_program() -> PathBuf {
 
 /// Installs the POSIX suite if it is not there in the right version.
 pub fn pjdfstest() -> Result<()> {
-    let version = run::output(Command::new(pjdfstest_program()).arg("--version"));
-    if version.is_ok_and(|line| line.trim_end().ends_with(PJDFSTEST)) {
+    tool("pjdfstest", PJDFSTEST)
+}
+
+/// Where fsx is installed.
+pub fn fsx_program() -> PathBuf {
+    tools().join("bin/fsx")
+}
+
+/// Installs fsx if it is not there in the right version.
+pub fn fsx() -> Result<()> {
+    tool("fsx", FSX)
+}
+
+/// Installs a program from crates.io if it is not there in this version.
+fn tool(name: &str, version: &str) -> Result<()> {
+    let there = run::output(Command::new(tools().join("bin").join(name)).arg("--version"));
+    if there.is_ok_and(|line| line.trim_end().ends_with(version)) {
         return Ok(());
     }
     run::show(
         run::cargo()
-            .args(["install", "--locked", "--version", PJDFSTEST, "--root"])
+            .args(["install", "--locked", "--version", version, "--root"])
             .arg(tools())
-            .arg("pjdfstest"),
+            .arg(name),
     )
 }
 
@@ -86,16 +102,7 @@ pub fn cargo_fuzz() -> Result<()> {
              Hint: `rustup toolchain install nightly --profile minimal`."
         );
     }
-    let there = run::output(Command::new(tools().join("bin/cargo-fuzz")).arg("--version"));
-    if there.is_ok_and(|line| line.trim_end().ends_with(CARGO_FUZZ)) {
-        return Ok(());
-    }
-    run::show(
-        run::cargo()
-            .args(["install", "--locked", "--version", CARGO_FUZZ, "--root"])
-            .arg(tools())
-            .arg("cargo-fuzz"),
-    )
+    tool("cargo-fuzz", CARGO_FUZZ)
 }
 
 /// `PATH`, with the tools that were installed here first.

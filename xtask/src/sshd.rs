@@ -18,6 +18,7 @@ use crate::{playground, run, setup};
 /// A server that is running.
 pub struct Sshd {
     child: Child,
+    program: PathBuf,
     dir: PathBuf,
     port: u16,
 }
@@ -41,16 +42,9 @@ impl Sshd {
         }
         let port = free_port()?;
         fs::write(dir.join("config"), configuration(dir, port))?;
-        let log = fs::File::create(dir.join("log"))?;
-        let child = Command::new(program)
-            .args(["-D", "-e", "-f"])
-            .arg(dir.join("config"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("sshd does not start")?;
         let mut sshd = Self {
-            child,
+            child: launch(&program, dir)?,
+            program,
             dir: dir.to_owned(),
             port,
         };
@@ -82,6 +76,17 @@ impl Sshd {
         Ok(path)
     }
 
+    /// Ends it and all its sessions, in the middle of whatever they do.
+    pub fn stop(&mut self) -> Result<()> {
+        playground::kill(&mut self.child)
+    }
+
+    /// Starts it again after [`Self::stop`], at the same port.
+    pub fn restart(&mut self) -> Result<()> {
+        self.child = launch(&self.program, &self.dir)?;
+        self.wait_until_ready()
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
@@ -99,6 +104,17 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         let _ = playground::end(&mut self.child);
     }
+}
+
+fn launch(program: &Path, dir: &Path) -> Result<Child> {
+    let log = dir.join("log");
+    Command::new(program)
+        .args(["-D", "-e", "-f"])
+        .arg(dir.join("config"))
+        .stdin(Stdio::null())
+        .stderr(fs::File::options().create(true).append(true).open(log)?)
+        .spawn()
+        .context("sshd does not start")
 }
 
 fn free_port() -> Result<u16> {
