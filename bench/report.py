@@ -65,13 +65,17 @@ def table(results):
             for a in row["aims"]
         )
         lines.append(f"| {row['title']} | {least} ({row['unit']}) | {native} | {peer} | {aims} | {reached} |")
-    if results["peak_memory_bytes"]:
-        peak = max(results["peak_memory_bytes"].values())
+    # The volume of a million files has an aim of its own.
+    peaks = [p for name, p in results["peak_memory_bytes"].items() if name != "larder-million"]
+    if peaks:
+        peak = max(peaks)
         most = results["peak_memory_aim_bytes"]
         lines.append(
-            f"| the daemon's memory in all runs above | {peak / 1e6:.0f} (MB) | | | at most "
+            f"| the daemon's memory in all other runs | {peak / 1e6:.0f} (MB) | | | at most "
             f"{most / 1e6:.0f} | {'holds' if peak <= most else '**does not hold**'} |"
         )
+    for row in results["rows"]:
+        lines += [f"\n{row['title']}: {note}." for note in row["notes"]]
     for words in results["left_out"]:
         lines.append(f"\nLeft out: {words}.")
     return "\n".join(lines)

@@ -11,8 +11,8 @@ import time
 
 import datasets
 from measure import Aim, Row, Trial, measure
-from subjects import Larder, Restic, S3fs, Sshfs
-from workplace import Missing, check, drop_caches, read_all, timed
+from subjects import JuiceFs, Larder, Restic, S3fs, Sshfs
+from workplace import Missing, check, drop_caches, probed, read_all, timed
 
 FAR_MS = 20
 CONNECT_SECS = 1.5
@@ -95,7 +95,12 @@ def s3(bench, stage, far):
     fill(bench, larder.path)
     subjects = [larder]
     subjects += bench.peer("s3fs", lambda: S3fs(stage, server, "files", port))
-    return subjects, [store, files]
+    chunks = server.dir / "juicefs"
+    chunks.mkdir()
+    for juicefs in bench.peer("juicefs", lambda: JuiceFs(stage, server, "juicefs", port)):
+        fill(bench, juicefs.path)
+        subjects.append(juicefs)
+    return subjects, [store, files, chunks]
 
 
 def fill(bench, path):
@@ -138,13 +143,11 @@ def trial(bench, stage, row, fresh):
     """What a row times."""
     what = row.name.split("-")[0]
     if what == "first":
-        run = lambda: float(check([stage.probe, "first", fresh.clip(), 4096]))
+        run = lambda: probed(stage, "first", fresh.clip(), 4096)
     elif what == "random":
-        run = lambda: (
-            float(check([stage.probe, "rand", fresh.clip(), 4096, RANDOM_READS])) / RANDOM_READS
-        )
+        run = lambda: probed(stage, "rand", fresh.clip(), 4096, RANDOM_READS) / RANDOM_READS
     elif what == "seq":
-        run = lambda: float(check([stage.probe, "seq", fresh.clip(), 1 << 20]))
+        run = lambda: probed(stage, "seq", fresh.clip(), 1 << 20)
     else:
         count = 500 if "far" in row.name else 2000
         run = lambda: timed(["grep", "-r", "no such word", *fresh.directories(count)])

@@ -9,7 +9,7 @@ import time
 
 from measure import Aim, Row, Trial, measure, say
 from subjects import Larder
-from workplace import check, drop_caches, peak_memory
+from workplace import check, drop_caches, peak_memory, probed
 
 LOOKUPS = 10_000
 PER_DIRECTORY = 1000
@@ -91,4 +91,4 @@ def first_look(volume):
 
 
 def lookup(stage, volume, sample):
-    return lambda: float(check([stage.probe, "stats", volume.path, sample])) / LOOKUPS
+    return lambda: probed(stage, "stats", volume.path, sample) / LOOKUPS

@@ -8,8 +8,8 @@ import shutil
 
 from datasets import MIB, total
 from measure import Aim, Row, Trial, measure
-from subjects import Larder, Native, Rclone, Restic, Sshfs, copied
-from workplace import check, drop_caches, timed
+from subjects import JuiceFs, Larder, Native, Rclone, Restic, Sshfs, copied
+from workplace import check, drop_caches, probed, timed
 
 # Rows on the file of 1 GiB, which are not for peers that take minutes for them.
 ON_BIG = ("read-warm", "random-warm", "mmap", "read-disk")
@@ -115,9 +115,19 @@ def show(bench, stage, docs, big):
 
     subjects += bench.peer("sshfs", lambda: Sshfs(stage, sshd, files("sshfs-files")))
     subjects += bench.peer("rclone", lambda: Rclone(stage, sshd, files("rclone-files")))
+    subjects += bench.peer("juicefs", lambda: juicefs(bench, stage, docs, big))
     repository = stage.root / "restic-files"
     subjects += bench.peer("restic", lambda: Restic(stage, sshd, repository).showing(native.path))
     return subjects
+
+
+def juicefs(bench, stage, docs, big):
+    """JuiceFS over an S3 server."""
+    server = bench.s3(stage)
+    (server.dir / "juicefs").mkdir()
+    subject = JuiceFs(stage, server, "juicefs")
+    fill(subject.path, docs, big)
+    return subject
 
 
 def fill(path, docs, big):
@@ -129,7 +139,7 @@ def reading(stage, names):
     """For each reading row: from a subject to its trial."""
 
     def probe(*arguments):
-        return lambda s: Trial(lambda: float(check([stage.probe, *[a(s) for a in arguments]])))
+        return lambda s: Trial(lambda: probed(stage, *[a(s) for a in arguments]))
 
     def word(text):
         return lambda _: text
@@ -181,7 +191,7 @@ def writing(bench, stage, subject, row):
         check(["sync"])
 
     return Trial(
-        lambda: float(check([stage.probe, "write", path, block, size])), before=clear, after=clear
+        lambda: probed(stage, "write", path, block, size), before=clear, after=clear
     )
 
 

@@ -9,7 +9,7 @@ import shutil
 import time
 
 from measure import Aim, Row, Trial, measure, say
-from subjects import Larder, Restic, borg, copied, rsync
+from subjects import Larder, Restic, borg, casync, copied, rsync, rustic
 from workplace import Missing, check, read_all, stored_bytes
 
 SETS = ("docs", "source", "media", "vm")
@@ -52,7 +52,7 @@ def push_one(bench, name, row, stored):
         sshd = bench.sshd(stage)
         pushes = {"larder": Push(bench, stage, sshd, source)}
         pushes["larder-copy"] = Push(bench, stage, sshd, source)
-        for peer in ("restic", "rsync", "borg"):
+        for peer in ("restic", "rsync", "borg", "rustic", "casync"):
             if peer in bench.peers:
                 pushes[peer] = Push(bench, stage, sshd, source)
         trials = {
@@ -124,6 +124,14 @@ class Push:
     def borg(self):
         """A backup into a new repository on this disk: there is no borg on the server."""
         return borg(self.target, self.source)
+
+    def rustic(self):
+        """A backup into a new repository on this disk, as rustic knows no SFTP of its own."""
+        return rustic(self.target, self.source)
+
+    def casync(self):
+        """An archive into a new store of chunks on this disk, not encrypted."""
+        return casync(self.target, self.source)
 
 
 def clock(run):

@@ -21,7 +21,7 @@ from subjects import Larder  # noqa: E402
 from workplace import HERE, Missing, Workplace, found  # noqa: E402
 
 TABLES = {"local": rows_local, "push": rows_push, "cold": rows_cold, "large": rows_large}
-PEERS = {"sshfs": "sshfs", "s3fs": "s3fs", "rclone": "rclone", "restic": "restic", "rsync": "rsync", "borg": "borg"}
+PEERS = ("sshfs", "s3fs", "juicefs", "rclone", "restic", "rustic", "rsync", "borg", "casync")
 MEMORY_AIM_BYTES = 120_000_000
 
 
@@ -39,7 +39,7 @@ class Bench:
         for peer in options.peers.split(","):
             try:
                 if peer:
-                    found(PEERS[peer])
+                    found(peer)
                     self.peers.add(peer)
             except Missing as missing:
                 self.leave_out(missing)

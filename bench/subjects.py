@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from workplace import check, detach, end, found, peak_memory
+from workplace import check, detach, end, found, free_port, peak_memory
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -186,6 +186,42 @@ class Rclone:
         self.mount()
 
 
+class JuiceFs:
+    """A JuiceFS file system in a bucket, its metadata in SQLite on this disk."""
+
+    name = "juicefs"
+
+    def __init__(self, stage, s3, bucket, port=None):
+        self.stage = stage
+        self.path = stage.dir("juicefs-mount")
+        self.cache = stage.root / "juicefs-cache"
+        self.meta = f"sqlite3://{stage.root}/juicefs.db"
+        address = f"http://127.0.0.1:{port or s3.port}/{bucket}"
+        keys = ["--access-key", s3.key, "--secret-key", s3.secret]
+        check(
+            [found("juicefs"), "format", "--storage", "minio", "--bucket", address]
+            + [*keys, self.meta, "bench"]
+        )
+        self.mount()
+
+    def mount(self):
+        """Mounts it."""
+        self.child = self.stage.mounted(
+            [found("juicefs"), "mount", "--no-usage-report", "--no-syslog"]
+            + ["--metrics", f"127.0.0.1:{free_port()}"]
+            + ["--cache-dir", self.cache, self.meta, self.path],
+            "juicefs",
+            self.path,
+        )
+
+    def cold(self):
+        """A new mount with an empty cache."""
+        detach(self.path)
+        end(self.child)
+        shutil.rmtree(self.cache, ignore_errors=True)
+        self.mount()
+
+
 class Restic:
     """A restic repository on an SSH server, with its cache of metadata on this disk."""
 
@@ -264,6 +300,25 @@ def borg(repository, source):
         env=environment,
         cwd=home,
     )
+    return time.perf_counter() - start
+
+
+def rustic(repository, source):
+    """A rustic backup into a new repository on this disk; the seconds it took."""
+    command = [found("rustic"), "-r", repository, "--password", PASSPHRASE, "--no-progress", "--no-cache"]
+    check([*command, "init"])
+    home, what = (source, ".") if source.is_dir() else (source.parent, source.name)
+    start = time.perf_counter()
+    check([*command, "backup", what], cwd=home)
+    return time.perf_counter() - start
+
+
+def casync(store, source):
+    """`casync make` into a new store of chunks on this disk; the seconds it took."""
+    store.mkdir()
+    start = time.perf_counter()
+    index = "tree.caidx" if source.is_dir() else "file.caibx"
+    check([found("casync"), "make", f"--store={store}/chunks.castr", store / index, source])
     return time.perf_counter() - start
 
 

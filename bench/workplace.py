@@ -19,8 +19,10 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
-# Nothing that is timed takes this long, unless it hangs.
+# Nothing takes this long, unless it hangs.
 HANGS_SECS = 900
+# Nothing that is timed as a whole command or loop does; what does is out of its row.
+TIMED_SECS = 120
 
 
 class Missing(Exception):
@@ -160,8 +162,8 @@ def found(program):
     return path
 
 
-def finished(command, **options):
-    """Runs a command to its end; one that hangs is killed and has failed."""
+def finished(command, hangs=HANGS_SECS, **options):
+    """Runs a command to its end; one that takes `hangs` seconds is killed and has failed."""
     command = [str(part) for part in command]
     try:
         return subprocess.run(
@@ -169,7 +171,7 @@ def finished(command, **options):
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             check=False,
-            timeout=HANGS_SECS,
+            timeout=hangs,
             **options,
         )
     except subprocess.TimeoutExpired:
@@ -187,12 +189,17 @@ def check(command, **options):
 def timed(command, **options):
     """Runs a command with its output thrown away, and returns the seconds it took."""
     start = time.perf_counter()
-    done = finished(command, stdout=subprocess.DEVNULL, **options)
+    done = finished(command, TIMED_SECS, stdout=subprocess.DEVNULL, **options)
     took = time.perf_counter() - start
     # grep says 1 where it found nothing; that is what it is asked for here.
     if done.returncode != 0 and not (command[0] == "grep" and done.returncode == 1):
         raise RuntimeError(f"{' '.join(map(str, command))[:300]}: {done.stderr[-2000:].decode()}")
     return took
+
+
+def probed(stage, *arguments):
+    """What a tight loop of `probe.c` says it took, in seconds."""
+    return float(check([stage.probe, *arguments], hangs=TIMED_SECS))
 
 
 def drop_caches():
