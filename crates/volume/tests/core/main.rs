@@ -19,5 +19,6 @@ mod crash;
 mod database;
 mod direct;
 mod groups;
+mod pairs;
 mod taken_in;
 mod unlinked;

@@ -9,6 +9,7 @@
 mod bootstrap;
 mod by_hand;
 mod fetch;
+mod other_objects;
 mod scan;
 mod support;
 mod verify;
