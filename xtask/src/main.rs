@@ -7,6 +7,7 @@
 mod check;
 mod demo;
 mod docs;
+mod faults;
 mod fsx;
 mod fuzz;
 mod haul;
@@ -40,6 +41,7 @@ Usage: cargo xtask COMMAND
   torture --minutes N       long runs of the comparison of a mount with what it must be
           [--seed S] [--profile P]  from a seed on; without minutes: the sequence of that seed
   fuzz --minutes N          the fuzz targets, with a nightly compiler
+  faults --minutes N [--from K]  a daemon whose calls fail or kill it, each at its turn
   fsx --minutes N           fsx on a mount of each profile, its files stored and fetched in between
   programs [NAME ...]       git and rsync, cargo, postgres, stress, server-away: real programs
                             on a mount, those that take long
@@ -47,7 +49,7 @@ Usage: cargo xtask COMMAND
                             is away; the mount's profile
   haul --minutes N [--profile P]  a daemon under load: its memory and descriptors must stay
 
-fsx, programs and haul build the program, or take the one that LARDER_PROGRAM names.
+faults, fsx, programs and haul build the program, or take the one that LARDER_PROGRAM names.
 ";
 
 fn main() -> ExitCode {
@@ -86,6 +88,10 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["setup"] => setup::all(),
         ["torture", words @ ..] => torture::run(&torture::Wish::from_words(words)?),
         ["fuzz", "--minutes", minutes] => fuzz::run(minutes.parse()?),
+        ["faults", "--minutes", minutes] => faults::run(minutes.parse()?, 1),
+        ["faults", "--minutes", minutes, "--from", first] => {
+            faults::run(minutes.parse()?, first.parse()?)
+        }
         ["fsx", "--minutes", minutes] => fsx::run(minutes.parse()?, Program::Build),
         ["programs", words @ ..] => programs::run(&programs::Wish::from_words(words)?),
         ["haul", "--minutes", minutes] => haul::run(minutes.parse()?, "cached"),

@@ -75,9 +75,25 @@ impl<'a> Volume<'a> {
 
     /// Mounts it, with its profile or not at all.
     pub fn mount(&mut self) -> Result<()> {
+        self.mount_under(&[])
+    }
+
+    /// As [`Self::mount`], with the daemon started by these words: a program that starts what
+    /// stands behind it.
+    pub fn mount_under(&mut self, words: &[String]) -> Result<()> {
         let said = self.playground.path(&format!("said-{}", self.machine));
-        let daemon = self
-            .larder()
+        let larder = self.larder();
+        let mut command = match words {
+            [] => larder,
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(larder.get_program());
+                let set = larder.get_envs();
+                command.envs(set.filter_map(|(name, value)| Some((name, value?))));
+                command
+            }
+        };
+        let daemon = command
             .args(["mount", "--foreground", "--allow-other", "--profile"])
             .arg(&self.profile)
             .arg(&self.mount)
@@ -110,10 +126,13 @@ impl<'a> Volume<'a> {
     /// Kills the daemon as a crash would. What it leaves at the mount is for [`Self::mount`].
     pub fn kill(&mut self) -> Result<()> {
         if let Some(mut daemon) = self.daemon.take() {
-            daemon.kill()?;
-            daemon.wait()?;
+            playground::kill(&mut daemon)?;
         }
-        run::output(Command::new("umount").arg("--lazy").arg(&self.mount))?;
+        // It may never have been mounted.
+        Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.mount)
+            .output()?;
         Ok(())
     }
 
