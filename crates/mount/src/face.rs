@@ -304,7 +304,9 @@ impl Face {
             return Err(Errno::ENODATA);
         }
         let value = self.volume.get_xattr(ino, name.as_bytes());
-        value.map_err(|error| errno(&error))?.ok_or(Errno::ENODATA)
+        value
+            .map_err(|error| errno(&error))?
+            .ok_or_else(|| absent(name))
     }
 
     /// The names of all extended attributes, each with a NUL behind it.
@@ -416,6 +418,16 @@ fn refuse_new(parent: Ino, name: &OsStr) -> Answer<()> {
         Err(Errno::EEXIST)
     } else {
         refuse_inside(parent)
+    }
+}
+
+/// What is said of an attribute that a node does not have. `ls -l` asks for SELinux's label of
+/// each file, but of no more than one of a file system that says that it has none.
+fn absent(name: &OsStr) -> Errno {
+    if name == "security.selinux" {
+        Errno::EOPNOTSUPP
+    } else {
+        Errno::ENODATA
     }
 }
 

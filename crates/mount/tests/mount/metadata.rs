@@ -16,6 +16,7 @@ in_each_profile!(
     a_new_owner_drops_set_id_bits,
     others_are_held_off_by_the_mode,
     extended_attributes_are_kept,
+    a_label_that_a_file_lacks_is_no_label_anywhere,
     access_lists_are_refused_not_ignored,
     there_is_room_and_a_longest_name,
     programs_are_told_to_use_large_pieces,
@@ -207,6 +208,17 @@ fn extended_attributes_are_kept(at: &Fixture) {
         rustix::fs::removexattr(&path, "user.large"),
         Err(Errno::NODATA)
     );
+}
+
+/// `ls -l` would ask for it file by file, which took longer than all else.
+fn a_label_that_a_file_lacks_is_no_label_anywhere(at: &Fixture) {
+    let path = at.path("file");
+    fs::write(&path, "").unwrap();
+    let label = || rustix::fs::getxattr(&path, "security.selinux", &mut [0; 10][..]);
+    assert_eq!(label(), Err(Errno::OPNOTSUPP));
+    let set = |name| rustix::fs::setxattr(&path, name, b"a:b", XattrFlags::empty());
+    set("security.selinux").unwrap();
+    assert_eq!(label(), Ok(3));
 }
 
 fn access_lists_are_refused_not_ignored(at: &Fixture) {
