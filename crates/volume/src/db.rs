@@ -21,12 +21,14 @@ pub use crate::group::Transaction;
 use crate::group::{Bell, Ended, Writer};
 use crate::{Ino, Result, VolumeError};
 
-/// The version of the tables in `schema.sql` and `schema_2.sql`.
-pub const DATABASE_FORMAT: i64 = 2;
+/// The version of the tables in `schema.sql`, `schema_2.sql` and `schema_3.sql`.
+pub const DATABASE_FORMAT: i64 = 3;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// What format 2 added to format 1.
 const SCHEMA_2: &str = include_str!("schema_2.sql");
+/// What format 3 added to format 2.
+const SCHEMA_3: &str = include_str!("schema_3.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;
 /// How long a connection waits for another.
@@ -71,6 +73,7 @@ impl Db {
         let tx = connection.transaction()?;
         tx.execute_batch(SCHEMA)?;
         tx.execute_batch(SCHEMA_2)?;
+        tx.execute_batch(SCHEMA_3)?;
         tx.execute(
             "INSERT INTO meta(key, value) VALUES('format', ?1), ('synced', ?2)",
             (DATABASE_FORMAT.to_be_bytes(), 0u64.to_be_bytes()),
@@ -95,8 +98,8 @@ impl Db {
             .map_err(|error| unreadable(path, &error))?;
         match format.try_into().map(i64::from_be_bytes) {
             Ok(DATABASE_FORMAT) => Ok(Self::with_writer(path, connection)),
-            Ok(1) => {
-                upgrade_from_1(&mut connection)?;
+            Ok(older @ (1 | 2)) => {
+                upgrade(&mut connection, older)?;
                 Ok(Self::with_writer(path, connection))
             }
             Ok(newer) if newer > DATABASE_FORMAT => Err(VolumeError::State(format!(
@@ -380,10 +383,13 @@ pub fn set_meta(connection: &Connection, key: &str, value: &[u8]) -> Result<()> 
     Ok(())
 }
 
-/// Brings the tables of format 1 to format 2.
-fn upgrade_from_1(connection: &mut Connection) -> Result<()> {
+/// Brings the tables of an older format up to date.
+fn upgrade(connection: &mut Connection, from: i64) -> Result<()> {
     let tx = connection.transaction()?;
-    tx.execute_batch(SCHEMA_2)?;
+    if from < 2 {
+        tx.execute_batch(SCHEMA_2)?;
+    }
+    tx.execute_batch(SCHEMA_3)?;
     set_meta(&tx, "format", &DATABASE_FORMAT.to_be_bytes())?;
     tx.commit()?;
     Ok(())

@@ -1,7 +1,9 @@
 //! The list of a file's chunks, as it is when the file is opened.
 //!
 //! A short list stands in the node. A long one is a tree of pages on the store: its inner
-//! pages come one after the other, and then all its leaves at once.
+//! pages come one after the other, and then all its leaves at once. Pages that were written or
+//! read here are kept in the database, so that the first read of a file that went away waits
+//! for its bytes only.
 
 use std::sync::Arc;
 
@@ -15,6 +17,13 @@ use crate::{Result, Volume};
 
 /// So many leaves are asked for at once.
 const LEAVES_AT_ONCE: usize = 1024;
+
+/// Pages are kept up to about this part of the budget.
+const SHARE_OF_BUDGET: u64 = 256;
+/// What a page takes, about, with what the database needs to find it.
+const PAGE_BYTES: u64 = 2560;
+/// However small the budget is, so many pages are kept.
+const FEWEST_KEPT: u64 = 256;
 
 /// A page: from the database, or from the store.
 pub(crate) enum Page {
@@ -78,8 +87,12 @@ impl Volume {
                 .collect::<Result<_>>()?;
             let wait = self.settings.read_wait;
             let coming = Coming::start(self, &away, Urgency::Reader, wait)?;
-            for id in &away {
-                coming.wait(id)?;
+            let came: Vec<_> = away
+                .iter()
+                .map(|id| Ok((id, coming.wait(id)?)))
+                .collect::<Result<_>>()?;
+            if !came.is_empty() {
+                self.keep_pages(came.iter().map(|(id, page)| (*id, &***page)));
             }
         }
         Ok(())
@@ -92,15 +105,38 @@ impl Volume {
         }
         let wait = self.settings.read_wait;
         let coming = Coming::start(self, &[*id], Urgency::Reader, wait)?;
-        Ok(Page::Fetched(coming.wait(id)?))
+        let came = coming.wait(id)?;
+        self.keep_pages([(id, &**came)]);
+        Ok(Page::Fetched(came))
     }
 
     fn stored_page(&self, id: &ChunkId) -> Result<Option<Vec<u8>>> {
-        self.db.read(|connection| {
+        let kept: Option<Vec<u8>> = self.db.look(|connection| {
             Ok(connection
-                .prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?
+                .prepare_cached("SELECT bytes FROM lists WHERE id = ?1")?
                 .query_row([id.as_bytes()], |row| row.get(0))
                 .optional()?)
-        })
+        })?;
+        // What rotted here comes anew.
+        Ok(kept.filter(|bytes| self.keys.chunk_id(bytes) == *id))
+    }
+
+    /// Keeps pages of lists, so that they need not come when they are wanted. Of too many the
+    /// oldest go. If this fails the store has them still.
+    pub(crate) fn keep_pages<'a>(&self, pages: impl IntoIterator<Item = (&'a ChunkId, &'a [u8])>) {
+        let most = (self.settings.budget_bytes / SHARE_OF_BUDGET / PAGE_BYTES).max(FEWEST_KEPT);
+        let kept = self.db.write_soon(|tx| {
+            let mut insert =
+                tx.prepare_cached("INSERT OR REPLACE INTO lists(id, bytes) VALUES(?1, ?2)")?;
+            for (id, bytes) in pages {
+                insert.execute((id.as_bytes(), bytes))?;
+            }
+            tx.prepare_cached("DELETE FROM lists WHERE seq <= (SELECT max(seq) FROM lists) - ?1")?
+                .execute([most as i64])?;
+            Ok(())
+        });
+        if let Err(error) = kept {
+            tracing::debug!(%error, "pages of a list are not kept");
+        }
     }
 }

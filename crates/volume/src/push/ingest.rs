@@ -378,7 +378,10 @@ impl Ingest {
             },
         )?;
         let mut list = ListWriter::new(&volume.keys);
-        let mut put_page = |id, page: Vec<u8>| self.pack(volume, number, PackKind::Tree, id, &page);
+        let mut put_page = |id, page: Vec<u8>| {
+            volume.keep_pages([(&id, page.as_slice())]);
+            self.pack(volume, number, PackKind::Tree, id, &page)
+        };
         for extent in &extents {
             list.push(*extent, &mut put_page)?;
         }

@@ -70,20 +70,28 @@ fn a_database_from_a_newer_larder_is_refused_in_words() {
 }
 
 #[test]
-fn a_database_of_format_1_is_brought_up_to_date() {
+fn a_database_of_an_older_format_is_brought_up_to_date() {
     let bench = bench_with_a_file();
-    let image = bench.crash_image("older");
-    let older = database(&image);
-    older
-        .execute_batch("DROP TABLE unproven; DROP TABLE awaiting")
-        .unwrap();
-    let one = [1i64.to_be_bytes()];
-    older
-        .execute("UPDATE meta SET value = ?1 WHERE key = 'format'", one)
-        .unwrap();
-    drop(older);
+    for (format, without) in [
+        (2i64, "DROP TABLE lists"),
+        (
+            1,
+            "DROP TABLE lists; DROP TABLE unproven; DROP TABLE awaiting",
+        ),
+    ] {
+        let image = bench.crash_image(&format!("format {format}"));
+        let older = database(&image);
+        older.execute_batch(without).unwrap();
+        let set = "UPDATE meta SET value = ?1 WHERE key = 'format'";
+        older.execute(set, [format.to_be_bytes()]).unwrap();
+        drop(older);
+        reopen_twice(&bench, &image);
+    }
+}
+
+fn reopen_twice(bench: &Bench, image: &Path) {
     for _ in 0..2 {
-        let volume = bench.start_from(&image, bench.store.clone());
+        let volume = bench.start_from(image, bench.store.clone());
         assert_eq!(read_file(&volume, "file"), noise(1, 10_000));
         write_file(&volume, "another", b"new");
         bench.commit(&volume);

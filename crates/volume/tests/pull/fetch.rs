@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use larder_store::testing::{Call, Fault, When};
-use larder_volume::{Settings, VolumeError};
+use larder_volume::{ROOT, Settings, StashOptions, VolumeError};
 
 use crate::support::{Shelf, bytes, settings, until, with_file_away};
 
@@ -24,6 +24,34 @@ async fn what_is_away_comes_when_it_is_read() {
     assert!(replica.read(ino).await.unwrap() == content);
     assert!(replica.is_here(ino));
     replica.stop().await;
+}
+
+/// Its list cost the first reader three round trips.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_a_long_file_is_here_once_it_was_written_or_read_here() {
+    let shelf = Shelf::new();
+    let content = bytes(11, 4 << 20);
+    let writer = shelf.init(settings()).await;
+    let written = writer.write(ROOT, "file", &content);
+    writer.commit().await;
+    let reader = shelf.open("reader", settings()).await;
+    let read = reader.find("file");
+    assert!(reader.read(read).await.unwrap() == content);
+    for (replica, ino) in [(&writer, written), (&reader, read)] {
+        let stash = StashOptions::default();
+        replica.volume.stash(&[ROOT], &stash, &|_| {}).unwrap();
+        assert!(!replica.is_here(ino));
+    }
+    let lists = shelf.objects_in("trees");
+    assert!(!lists.is_empty());
+    for list in lists {
+        std::fs::remove_file(list).unwrap();
+    }
+    for (replica, ino) in [(writer, written), (reader, read)] {
+        let replica = shelf.start(replica.stop().await, settings());
+        assert!(replica.read(ino).await.unwrap() == content);
+        replica.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
