@@ -89,7 +89,7 @@ impl Volume {
                 return Ok(());
             }
             let map = whole_map(&extents, held.size)?;
-            held.begin_absent(map)?;
+            held.begin_absent(map, &[])?;
             let size = held.size;
             if held.holds(&(0..size)) {
                 held.change_map(&(0..0), |_| ())?;
@@ -151,7 +151,7 @@ impl Volume {
                     };
                     let wanted = wanted_by(&map, chunks);
                     if !wanted.is_empty() {
-                        held.begin_absent(map)?;
+                        held.begin_absent(map, &wanted)?;
                         held.take_in(&wanted)?;
                     }
                     Ok(Some(held.bytes))
@@ -173,14 +173,24 @@ impl Volume {
 }
 
 impl Held<'_> {
-    /// Gives a file that is away a cache file, of which nothing is here.
-    fn begin_absent(&mut self, map: Map) -> Result<()> {
+    /// Gives a file that is away a cache file, of which nothing is here. These chunks are
+    /// written to it next: if they reach to its end they give it its size.
+    fn begin_absent(&mut self, map: Map, next: &[(Missing, Arc<Verified>)]) -> Result<()> {
         let (volume, ino, size) = (self.volume, self.ino, self.size);
         volume.before_new_file(ino)?;
         let file = self.file()?;
-        file.set_len(0)
-            .and_then(|()| file.set_len(size))
-            .map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
+        let is_sized = next.iter().any(|(piece, _)| piece.off + piece.len == size);
+        let sized = file.metadata().and_then(|meta| {
+            // One that a crash left.
+            if meta.len() > 0 {
+                file.set_len(0)?;
+            }
+            match is_sized {
+                true => Ok(()),
+                false => file.set_len(size),
+            }
+        });
+        sized.map_err(|error| VolumeError::io(volume.cache.path(ino), error))?;
         self.here = Here::part(map, false);
         Ok(())
     }

@@ -48,39 +48,47 @@ pub(super) fn store_map(tx: &Transaction<'_>, ino: Ino, here: &Here) -> Result<(
 pub(super) fn insert_map(tx: &Transaction<'_>, ino: i64, map: &Map) -> Result<()> {
     tx.prepare_cached("DELETE FROM extents WHERE ino = ?1")?
         .execute([ino])?;
-    for (&off, &(len, piece)) in map {
-        insert_piece(tx, ino, off, len, piece)?;
+    insert_pieces(tx, ino, map.iter().map(|(&off, &piece)| (off, piece)))
+}
+
+fn insert_pieces(
+    tx: &Transaction<'_>,
+    ino: i64,
+    pieces: impl Iterator<Item = (u64, (u64, Piece))>,
+) -> Result<()> {
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO extents(ino, off, len, chunk, present) VALUES(?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for (off, (len, piece)) in pieces {
+        let (chunk, present): (Option<&[u8]>, bool) = match &piece {
+            Piece::Local => (None, true),
+            Piece::Hole => (Some(&[]), true),
+            Piece::Stored { chunk, present } => (Some(chunk.as_bytes()), *present),
+        };
+        insert.execute((ino, off as i64, len as i64, chunk, present))?;
     }
     Ok(())
 }
 
-fn insert_piece(tx: &Transaction<'_>, ino: i64, off: u64, len: u64, piece: Piece) -> Result<()> {
-    let (chunk, present): (Option<&[u8]>, bool) = match &piece {
-        Piece::Local => (None, true),
-        Piece::Hole => (Some(&[]), true),
-        Piece::Stored { chunk, present } => (Some(chunk.as_bytes()), *present),
-    };
-    tx.prepare_cached(
-        "INSERT OR REPLACE INTO extents(ino, off, len, chunk, present) VALUES(?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute((ino, off as i64, len as i64, chunk, present))?;
-    Ok(())
-}
-
+/// `before` and `after` are in order, and differ in a few.
 pub(super) fn replace_pieces(
     tx: &Transaction<'_>,
     ino: i64,
     before: &[(u64, (u64, Piece))],
     after: &[(u64, (u64, Piece))],
 ) -> Result<()> {
-    for (off, _) in before.iter().filter(|old| !after.contains(old)) {
+    for (off, _) in before.iter().filter(|old| at(after, old.0).is_none()) {
         tx.prepare_cached("DELETE FROM extents WHERE ino = ?1 AND off = ?2")?
             .execute((ino, *off as i64))?;
     }
-    for (off, (len, piece)) in after.iter().filter(|new| !before.contains(new)) {
-        insert_piece(tx, ino, *off, *len, *piece)?;
-    }
-    Ok(())
+    let is_new = |new: &&(u64, (u64, Piece))| at(before, new.0) != Some(&new.1);
+    insert_pieces(tx, ino, after.iter().filter(is_new).copied())
+}
+
+/// The piece at `off`, of pieces in order.
+fn at(pieces: &[(u64, (u64, Piece))], off: u64) -> Option<&(u64, Piece)> {
+    let found = pieces.binary_search_by_key(&off, |(off, _)| *off).ok()?;
+    Some(&pieces[found].1)
 }
 
 fn load_map(connection: &Connection, ino: Ino) -> Result<Map> {
