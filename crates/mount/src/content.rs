@@ -13,7 +13,7 @@ use fuser::{
     BackingId, Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, OpenAccMode,
     OpenFlags, ReplyCreate, ReplyData, ReplyEmpty, ReplyLseek, ReplyOpen, ReplyWrite, Request,
 };
-use larder_volume::{Access, Ino, SeekKind};
+use larder_volume::{Access, Arrived, Ino, SeekKind};
 
 use crate::attrs::errno;
 use crate::dot_larder;
@@ -185,10 +185,21 @@ impl Face {
     }
 
     fn read_waiting(&self, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
-        with_buffer(len, |buffer| match self.volume.read(ino, offset, buffer) {
-            Ok(read) => reply.data(&buffer[..read]),
-            Err(error) => reply.error(errno(&error)),
+        let arrived = with_buffer(len, |buffer| {
+            match self.volume.read_early(ino, offset, buffer) {
+                Ok((read, arrived)) => {
+                    reply.data(&buffer[..read]);
+                    arrived
+                }
+                Err(error) => {
+                    reply.error(errno(&error));
+                    Arrived::default()
+                }
+            }
         });
+        if let Err(error) = self.volume.keep(arrived) {
+            tracing::debug!(%error, ino, "what was read is not kept here");
+        }
     }
 
     pub(crate) fn write(

@@ -18,13 +18,16 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 
 use crate::live::{Held, Here, Piece, make_local, pieces_in};
 use crate::node::{self, Attr, SetAttr, TimeSet};
-use crate::{Ino, Result, Volume, VolumeError};
+use crate::{Arrived, Ino, Result, Volume, VolumeError};
 
 /// Files end here: as large as the kernel's offsets go.
 const SIZE_MAX: u64 = i64::MAX as u64;
 const COPY_BYTES: u64 = 1 << 20;
 /// Reads from this size on are of a program that streams a file.
 const STREAM_BYTES: usize = 128 << 10;
+/// So often a reader tries to be answered from what came before that is in the cache file: the
+/// file may change meanwhile, or what it wants be too much for memory.
+const EARLY_TRIES: u32 = 2;
 /// The kernel keeps files in pieces of at most so many bytes.
 const PIECE_BYTES: u64 = 4 << 20;
 
@@ -195,19 +198,42 @@ impl Volume {
     /// [`VolumeError::Away`], [`VolumeError::TimedOut`] or [`VolumeError::Damaged`] if what
     /// is away cannot be had.
     pub fn read(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<usize> {
+        let (read, arrived) = self.read_early(ino, off, buf)?;
+        self.keep(arrived)?;
+        Ok(read)
+    }
+
+    /// As [`Volume::read`]. What came for it is not in the cache file yet, but in the answer,
+    /// for [`Volume::keep`]: who reads need not wait for that.
+    ///
+    /// # Errors
+    /// As [`Volume::read`].
+    pub fn read_early(&self, ino: Ino, off: u64, buf: &mut [u8]) -> Result<(usize, Arrived)> {
         let mut noted = false;
+        let mut tries = 0;
         loop {
             if let Some(read) = self.read_if_here(ino, off, buf, !noted)? {
-                return Ok(read);
+                return Ok((read, Arrived::default()));
             }
             let size = self.hold(ino, |held| Ok(held.size))?;
-            let end = size.min(off.saturating_add(buf.len() as u64));
-            self.ensure_then(ino, off..end, || {
+            let range = off..size.min(off.saturating_add(buf.len() as u64));
+            let launched = || {
                 if !noted {
-                    self.note_read(ino, off..end, size);
+                    self.note_read(ino, range.clone(), size);
                     noted = true;
                 }
-            })?;
+            };
+            if tries == EARLY_TRIES {
+                self.ensure_then(ino, range.clone(), launched)?;
+                continue;
+            }
+            tries += 1;
+            if let Some(arrived) = self.await_few(ino, range.clone(), launched)? {
+                match self.read_with(ino, off, buf, arrived.landed())? {
+                    Some(read) => return Ok((read, arrived)),
+                    None => self.keep(arrived)?,
+                }
+            }
         }
     }
 

@@ -99,7 +99,7 @@ impl Volume {
     }
 
     /// The map of a file that is away, if its list is short enough to be had at once.
-    fn short_map(&self, held: &Held<'_>) -> Result<Option<Map>> {
+    pub(super) fn short_map(&self, held: &Held<'_>) -> Result<Option<Map>> {
         let content = larder_format::decode_content(&self.stored_content(held.ino)?)?;
         match content {
             Content::Extents(extents) => whole_map(&extents, held.size).map(Some),

@@ -18,10 +18,12 @@
 //!   database has it.
 //! - [`held`]: the changes, under the lock.
 //! - [`dirty`]: what waits to be stored; [`settle`]: how it becomes clean.
-//! - [`absent`]: how content comes; [`leave`]: how it goes.
+//! - [`absent`]: how content comes, and [`gather`]: how it is read meanwhile; [`leave`]: how it
+//!   goes.
 
 mod absent;
 mod dirty;
+mod gather;
 mod held;
 mod leave;
 mod load;

@@ -2,9 +2,9 @@
 //!
 //! A reader whose bytes are away calls [`Volume::ensure`] and waits, at most for the volume's
 //! `read_wait`. Each chunk that it needs is a flight (`flight`); those that nobody fetches
-//! yet become requests (`request`). What lands was checked against its hash, goes into
-//! the cache file, and only then is the reader told to read there. So no byte from a
-//! store is served unverified, and no reader waits for ever.
+//! yet become requests (`request`). What lands was checked against its hash, and goes into
+//! the cache file. A reader of a few pieces gets them before that ([`Volume::await_few`]). So
+//! no byte from a store is served unverified, and no reader waits for ever.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -48,6 +48,21 @@ pub(crate) struct Brought {
     pub(crate) failed: Vec<(Ino, VolumeError)>,
 }
 
+/// What came for a reader and is on its way into the cache file.
+#[derive(Debug, Default)]
+#[must_use = "it would have to come again"]
+pub struct Arrived {
+    ino: Ino,
+    landed: Vec<(Missing, Arc<Verified>)>,
+}
+
+impl Arrived {
+    /// The pieces, each verified.
+    pub(crate) fn landed(&self) -> &[(Missing, Arc<Verified>)] {
+        &self.landed
+    }
+}
+
 impl Volume {
     /// Returns once all of `range` is in the file's cache file. Blocks: call it from a
     /// thread that may wait.
@@ -78,11 +93,7 @@ impl Volume {
                 return Ok(());
             }
             for wave in waves(&wants, WAVE_BYTES) {
-                let coming = set_out(self, wave, Urgency::Reader)?;
-                if coming.asked && wave.first().is_some_and(|want| want.missing.off == 0) {
-                    // It waits for a round trip, and what lies beside the file may be next.
-                    self.pull.behind.hint(Hint::Missed(ino));
-                }
+                let coming = set_out_to_read(self, ino, wave)?;
                 if let Some(launched) = launched.take() {
                     launched();
                 }
@@ -95,6 +106,53 @@ impl Volume {
         Err(VolumeError::NoSpace(
             "content goes as soon as it comes; the budget is too small".to_owned(),
         ))
+    }
+}
+
+impl Volume {
+    /// Returns once all of `range` is here or in memory; `None` if nothing of it is away, or too
+    /// much for one go: [`Volume::ensure`] is for that. Blocks, as that does. `launched` is
+    /// called when the first request is under way.
+    ///
+    /// # Errors
+    /// As [`Volume::ensure`].
+    pub(crate) fn await_few(
+        &self,
+        ino: Ino,
+        range: Range<u64>,
+        launched: impl FnOnce(),
+    ) -> Result<Option<Arrived>> {
+        let wants = wants(self, ino, range)?;
+        let bytes: u64 = wants.iter().map(|want| want.missing.len).sum();
+        if wants.is_empty() || bytes > WAVE_BYTES {
+            return Ok(None);
+        }
+        let coming = set_out_to_read(self, ino, &wants)?;
+        launched();
+        let (landed, failure) = wait_for(&coming, &wants);
+        let arrived = Arrived { ino, landed };
+        match failure {
+            None => Ok(Some(arrived)),
+            Some(failure) => {
+                self.keep(arrived)?;
+                Err(failure.into())
+            }
+        }
+    }
+
+    /// Puts what came for a reader into the cache file.
+    ///
+    /// # Errors
+    /// If the disk fails, or is full and nothing may go. The reader needs to hear of neither.
+    pub fn keep(&self, arrived: Arrived) -> Result<()> {
+        if arrived.landed.is_empty() {
+            return Ok(());
+        }
+        match fill_or_make_room(self, arrived.ino, &arrived.landed) {
+            // The file was deleted in the meantime.
+            Err(VolumeError::NoEntry) => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -140,6 +198,16 @@ pub(crate) fn bring(volume: &Volume, wants: &[Want]) -> Result<Brought> {
     // Of files that nobody opens nobody closes one.
     volume.trim_lives();
     brought
+}
+
+/// Sets out for a reader of the file.
+fn set_out_to_read(volume: &Volume, ino: Ino, wants: &[Want]) -> Result<Coming> {
+    let coming = set_out(volume, wants, Urgency::Reader)?;
+    if coming.asked && wants.first().is_some_and(|want| want.missing.off == 0) {
+        // It waits for a round trip, and what lies beside the file may be next.
+        volume.pull.behind.hint(Hint::Missed(ino));
+    }
+    Ok(coming)
 }
 
 fn set_out(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Coming> {

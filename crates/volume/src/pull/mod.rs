@@ -44,6 +44,7 @@ use tokio::sync::{RwLock, watch};
 pub use bootstrap::{Credential, InitReport, OpenReport, find_volume, init, init_at_cost, open};
 pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;
+pub use fetch::Arrived;
 pub use stash::{StashOptions, StashReport};
 pub use verify::{Finding, VerifyReport};
 
