@@ -178,7 +178,7 @@ impl Db {
         let connection = Connection::open_with_flags(&self.path, flags)?;
         keep_plans(&connection)?;
         connection.busy_timeout(BUSY_TIME)?;
-        connection.execute_batch("PRAGMA cache_size = -8000; PRAGMA temp_store = MEMORY;")?;
+        connection.execute_batch("PRAGMA cache_size = -4000; PRAGMA temp_store = MEMORY;")?;
         Ok(connection)
     }
 

@@ -51,8 +51,9 @@ pub use verify::{Finding, VerifyReport};
 use crate::db::Db;
 use crate::{Ino, Result, Settings, Volume};
 
-/// What came lately is kept in memory up to so many bytes.
-const LANDED_BYTES: usize = 32 << 20;
+/// What came lately is kept in memory up to so many bytes: two of the largest windows of a scan,
+/// whose files come long before the last of them is written.
+const LANDED_BYTES: usize = 2 * neighbours::LAST_WINDOW_BYTES as usize;
 
 /// What the ways in and out of the cache know.
 #[derive(Debug)]

@@ -25,7 +25,8 @@ use crate::{Ino, ROOT, Result, Volume, node};
 const SMALL_FILE_BYTES: u64 = 8 << 20;
 
 const FIRST_WINDOW_BYTES: u64 = 128 << 10;
-const LAST_WINDOW_BYTES: u64 = 16 << 20;
+/// All of a window is under way at once.
+pub(super) const LAST_WINDOW_BYTES: u64 = 8 << 20;
 const GROWTH: u64 = 4;
 const MOST_FILES: usize = 4096;
 /// So many entries are looked at for one window.
