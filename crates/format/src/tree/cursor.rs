@@ -73,7 +73,7 @@ impl<B: AsRef<[u8]>> Cursor<B> {
 
     /// Goes to the page of `level` in which `key` is or would be, and to the first entry there
     /// whose key is not less; where no page has so large a key, to the last page. The keys of
-    /// successive calls must not descend.
+    /// successive calls must not go back to a page before.
     pub fn seek<S>(&mut self, level: u8, key: &[u8], source: &mut S) -> Result<(), S::Error>
     where
         S: PageSource<Bytes = B>,
@@ -91,6 +91,12 @@ impl<B: AsRef<[u8]>> Cursor<B> {
             self.descend(source)?;
         }
         Ok(())
+    }
+
+    /// Whether `key` is, or would be, in the page at the cursor or behind it.
+    fn is_not_behind(&self, key: &[u8]) -> bool {
+        let top = self.frames.last();
+        top.is_some_and(|top| top.lower.as_deref().is_none_or(|lower| lower < key))
     }
 
     /// Goes down to the first entry of the child at the cursor, which must be on an entry of
@@ -168,6 +174,41 @@ impl<B: AsRef<[u8]>> Cursor<B> {
             }
             _ => Ok(None),
         }
+    }
+}
+
+/// Looks for keys in a tree.
+pub struct Finder<B> {
+    tree: Tree,
+    /// Where the last key is, or would be.
+    cursor: Option<Cursor<B>>,
+}
+
+impl<B: AsRef<[u8]>> Finder<B> {
+    pub(super) fn new(tree: Tree) -> Self {
+        Self { tree, cursor: None }
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    /// Those of the source; that a page is damaged.
+    pub fn get<S>(&mut self, key: &[u8], source: &mut S) -> Result<Option<Vec<u8>>, S::Error>
+    where
+        S: PageSource<Bytes = B>,
+    {
+        let mut cursor = match self
+            .cursor
+            .take()
+            .filter(|cursor| cursor.is_not_behind(key))
+        {
+            Some(cursor) => cursor,
+            None => Cursor::open(&self.tree, source)?,
+        };
+        cursor.seek(0, key, source)?;
+        let value = cursor.value_if(key, source)?;
+        self.cursor = Some(cursor);
+        Ok(value)
     }
 }
 

@@ -21,7 +21,7 @@ mod page;
 use larder_model::ChunkId;
 
 pub use apply::Change;
-pub use cursor::Scan;
+pub use cursor::{Finder, Scan};
 pub use diff::{Difference, diff};
 pub use entry::{
     NameEntry, decode_name_entry, encode_name_entry, name_key, node_key, parse_name_key,
@@ -109,9 +109,12 @@ impl Tree {
         key: &[u8],
         source: &mut S,
     ) -> Result<Option<Vec<u8>>, S::Error> {
-        let mut cursor = cursor::Cursor::open(self, source)?;
-        cursor.seek(0, key, source)?;
-        cursor.value_if(key, source)
+        self.finder().get(key, source)
+    }
+
+    /// Looks for many keys, best in order: a page that was read serves all that lie in it.
+    pub fn finder<B: AsRef<[u8]>>(&self) -> Finder<B> {
+        Finder::new(*self)
     }
 
     /// The entries from the key `from` on, in order.

@@ -209,6 +209,19 @@ proptest! {
     }
 
     #[test]
+    fn a_finder_finds_every_key_and_no_other_in_any_order(
+        sought in proptest::collection::vec(0u32..3000, 1..200)
+    ) {
+        let (map, mut pages) = (numbered(900), Pages::default());
+        let tree = build(&map, &mut pages);
+        let mut finder = tree.finder();
+        for key in sought.iter().map(|n| n.to_be_bytes()) {
+            let found = finder.get(&key, &mut pages).unwrap();
+            prop_assert_eq!(found.as_ref(), map.get(key.as_slice()));
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_reader_fail_otherwise_than_by_an_error(
         mut bytes: Vec<u8>, at: prop::sample::Index, flip: u8
     ) {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use larder_format::tree::{
-    Change, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
+    Change, Finder, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
 };
 use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, encode_node};
 use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Register, Time};
@@ -105,11 +105,13 @@ pub(super) fn draft(
     let before = base
         .as_ref()
         .map_or(Hlc::default(), |(_, commit)| commit.time);
+    let trees = base.as_ref().map(|(_, commit)| trees_of(commit));
     let mut drafting = Drafting {
         volume,
         connection,
         pages: Pages::new(volume, connection),
-        trees: base.as_ref().map(|(_, commit)| trees_of(commit)),
+        trees,
+        nodes_before: trees.map(|[nodes, _]| nodes.finder()),
         dot: Dot {
             replica: volume.replica().id(),
             commit: n,
@@ -148,6 +150,7 @@ struct Drafting<'a> {
     pages: Pages<'a>,
     /// The trees of nodes and of names before.
     trees: Option<[Tree; 2]>,
+    nodes_before: Option<Finder<Arc<[u8]>>>,
     dot: Dot,
     time: Hlc,
     nodes: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -353,7 +356,7 @@ impl Drafting<'_> {
     }
 
     fn node_before(&mut self, id: &NodeId) -> Result<Option<Node>> {
-        let Some([nodes, _]) = self.trees else {
+        let Some(nodes) = &mut self.nodes_before else {
             return Ok(None);
         };
         let found = nodes.get(&node_key(id), &mut self.pages)?;
