@@ -8,6 +8,9 @@
 //! 2. The cache's directories are synced, then one durable transaction makes the nodes.
 //! 3. Only then the old names go, each if it still is that of the file that was taken in.
 //!
+//! At the end the bytes of all files are synced, too: what was reported as taken in is there
+//! after a power cut. Until then a file's bytes are as safe as they were under its old name.
+//!
 //! A crash between 2 and 3 leaves a file both in the volume and under its old name.
 //! Running the command again finds that both are the same file, and goes on.
 
@@ -196,6 +199,8 @@ impl Adoption<'_> {
         for some in std::mem::take(&mut self.directories).chunks(MOST_BATCH_FILES) {
             self.finish_directories(some)?;
         }
+        // Once for all: a sync waits for whatever other programs have written, too.
+        self.volume.cache.sync_all()?;
         self.volume.db.write_synced(|_| Ok(()))
     }
 
@@ -270,7 +275,8 @@ impl Adoption<'_> {
             }
         }
         if !taken.is_empty() {
-            let recorded = self.volume.cache.sync_all().and_then(|()| {
+            let new = taken.iter().map(|(_, attr, _)| attr.ino);
+            let recorded = self.volume.cache.sync_entries(new).and_then(|()| {
                 self.volume.db.write_synced(|tx| {
                     taken
                         .iter()

@@ -4,6 +4,7 @@
 //! one directory. A cache file has the size of its node; what is not present reads as
 //! zeros there and is never served (`extents` says what is).
 
+use std::collections::BTreeSet;
 use std::fs::{DirEntry, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -132,13 +133,16 @@ impl Cache {
         }
     }
 
-    /// Makes the cache file's directory entry survive a power cut.
+    /// Makes the directory entries of these nodes' cache files survive a power cut.
     ///
     /// # Errors
     /// If the disk fails.
-    pub fn sync_entry(&self, ino: Ino) -> Result<()> {
-        let path = self.path(ino);
-        for directory in path.ancestors().skip(1).take(2) {
+    pub fn sync_entries(&self, inos: impl IntoIterator<Item = Ino>) -> Result<()> {
+        let paths = inos.into_iter().map(|ino| self.path(ino));
+        let holding: BTreeSet<_> = paths
+            .filter_map(|path| Some(path.parent()?.to_owned()))
+            .collect();
+        for directory in holding.iter().chain([&self.root]) {
             File::open(directory)
                 .and_then(|directory| directory.sync_all())
                 .map_err(|error| VolumeError::io(directory, error))?;

@@ -719,7 +719,7 @@ impl Volume {
                 file.sync_all()
                     .map_err(|error| VolumeError::io(self.cache.path(ino), error))?;
                 if !entry_synced {
-                    self.cache.sync_entry(ino)?;
+                    self.cache.sync_entries([ino])?;
                 }
                 self.hold(ino, |held| {
                     held.entry_synced = true;
