@@ -185,7 +185,7 @@ impl Adoption<'_> {
         let attr = attr_of(volume.inos.take(), Kind::Directory, meta);
         volume.db.write(|tx| {
             insert_row(tx, &attr, new_node_id(attr.btime)?, Some(parent), None)?;
-            volume.add_name(tx, parent, name, attr.ino, Kind::Directory, LinkId::BIRTH)
+            volume.add_first_name(tx, parent, name, attr.ino, Kind::Directory)
         })?;
         self.report.directories += 1;
         Ok(attr.ino)
@@ -253,7 +253,7 @@ impl Adoption<'_> {
         attr.size = target.map_or(0, |target| target.len() as u64);
         volume.db.write_synced(|tx| {
             insert_row(tx, &attr, new_node_id(attr.btime)?, None, target)?;
-            volume.add_name(tx, parent, name, attr.ino, kind, LinkId::BIRTH)
+            volume.add_first_name(tx, parent, name, attr.ino, kind)
         })?;
         self.remove_source(source, meta, Taken::AsItWas)
     }
@@ -383,35 +383,25 @@ impl Adoption<'_> {
         of: Option<Ino>,
     ) -> Result<()> {
         let volume = self.volume;
-        let link = match of {
-            None => {
-                insert_row(tx, attr, new_node_id(attr.btime)?, None, None)?;
-                tx.prepare_cached(
-                    "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
-                     VALUES(?1, 1, 1, 1, ?2, ?3, 0, ?4)",
-                )?
-                .execute((
-                    attr.ino as i64,
-                    attr.ctime.0,
-                    (attr.blocks * 512) as i64,
-                    attr.mtime.0 / 1_000_000_000,
-                ))?;
-                LinkId::BIRTH
-            }
-            Some(ino) => {
-                tx.prepare_cached("UPDATE nodes SET nlink = nlink + 1 WHERE ino = ?1")?
-                    .execute([ino as i64])?;
-                LinkId(crate::names::random_u64()?.max(1))
-            }
-        };
-        volume.add_name(
-            tx,
-            candidate.parent,
-            &candidate.name,
-            attr.ino,
-            Kind::File,
-            link,
-        )
+        let (parent, name) = (candidate.parent, &candidate.name);
+        if let Some(ino) = of {
+            tx.prepare_cached("UPDATE nodes SET nlink = nlink + 1 WHERE ino = ?1")?
+                .execute([ino as i64])?;
+            let link = LinkId(crate::names::random_u64()?.max(1));
+            return volume.add_name(tx, parent, name, ino, Kind::File, link);
+        }
+        insert_row(tx, attr, new_node_id(attr.btime)?, None, None)?;
+        tx.prepare_cached(
+            "INSERT INTO cached(ino, whole, dirty, generation, since, bytes, epoch, used)
+             VALUES(?1, 1, 1, 1, ?2, ?3, 0, ?4)",
+        )?
+        .execute((
+            attr.ino as i64,
+            attr.ctime.0,
+            (attr.blocks * 512) as i64,
+            attr.mtime.0 / 1_000_000_000,
+        ))?;
+        volume.add_first_name(tx, parent, name, attr.ino, Kind::File)
     }
 
     /// Removes what was taken in from where it was, if it still is that.

@@ -330,7 +330,7 @@ impl Volume {
             is_directory.then_some(parent),
             new.target,
         )?;
-        self.add_name(tx, parent, name, attr.ino, new.kind, LinkId::BIRTH)?;
+        self.add_first_name(tx, parent, name, attr.ino, new.kind)?;
         Ok(attr)
     }
 
@@ -640,12 +640,43 @@ impl Volume {
         kind: Kind,
         link: LinkId,
     ) -> Result<()> {
+        self.insert_name(tx, parent, name, child, kind, link)?;
+        self.mark_changed(tx, child)
+    }
+
+    /// Gives a new node its first name. The next commit takes the node; a file only once some
+    /// of its content is stored, which marks it again.
+    pub(crate) fn add_first_name(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &Name,
+        child: Ino,
+        kind: Kind,
+    ) -> Result<()> {
+        self.insert_name(tx, parent, name, child, kind, LinkId::BIRTH)?;
+        if kind != Kind::File {
+            return self.mark_changed(tx, child);
+        }
+        tx.prepare_cached("INSERT INTO changed(ino, seq) VALUES(?1, -1)")?
+            .execute([child as i64])?;
+        Ok(())
+    }
+
+    fn insert_name(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &Name,
+        child: Ino,
+        kind: Kind,
+        link: LinkId,
+    ) -> Result<()> {
         self.insert_entry(tx, parent, name.as_bytes(), child, kind, link)?;
         if kind == Kind::Directory {
             add_links(tx, parent, 1)?;
         }
-        self.touch_directory(tx, parent, node::now())?;
-        self.mark_changed(tx, child)
+        self.touch_directory(tx, parent, node::now())
     }
 
     fn touch_directory(&self, tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use larder_volume::ROOT;
 
 use crate::bench::{database, read_all, send_away};
-use crate::common::{Bench, make_dir, noise, read_file, until};
+use crate::common::{Bench, make_dir, noise, read_file, until, write_file};
 
 /// A program that had a file open went on writing into it after it was taken in; what it
 /// wrote was lost when the file was dropped.
@@ -87,5 +87,33 @@ fn what_took_a_taken_files_place_stays() {
     assert_eq!(fs::read(&file).unwrap(), b"new");
     let taken = volume.lookup(directory, b"file").unwrap().unwrap().ino;
     assert_eq!(read_all(&volume, taken), b"old");
+    bench.stop(volume);
+}
+
+/// Commits during a large import looked at each new file in vain, and the last of them was
+/// waited for.
+#[test]
+fn a_new_file_is_nothing_to_commit_until_it_is_stored() {
+    let bench = Bench::new();
+    let volume = bench.start_still(&bench.state(), bench.store.clone());
+    let source = bench.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("taken in"), "1").unwrap();
+    volume.adopt(&source, ROOT, b"in", &|_| {}).unwrap();
+    write_file(&volume, "in/made", b"2");
+    let files_to_commit = || -> i64 {
+        let count = "SELECT count(*) FROM changed JOIN nodes USING(ino) WHERE kind = 1 AND seq > 0";
+        database(&bench.state())
+            .query_row(count, [], |row| row.get(0))
+            .unwrap()
+    };
+    volume.sync_all().unwrap();
+    assert_eq!(files_to_commit(), 0);
+    bench.stop(volume);
+    let volume = bench.start();
+    bench.commit(&volume);
+    let stored = bench.stored();
+    assert_eq!(stored.file("in/taken in").unwrap(), b"1");
+    assert_eq!(stored.file("in/made").unwrap(), b"2");
     bench.stop(volume);
 }
