@@ -13,6 +13,8 @@
 //!
 //! A crash between 2 and 3 leaves a file both in the volume and under its old name.
 //! Running the command again finds that both are the same file, and goes on.
+//!
+//! Files that have been quiet for long enough are stored while others are taken in.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
@@ -20,6 +22,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use larder_model::{Kind, LinkId, Name, Time};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,9 @@ use crate::{Ino, Result, Volume, VolumeError};
 /// what a batch is made durable by costs the same for a few files as for many.
 const FIRST_BATCH_FILES: usize = 512;
 const MOST_BATCH_FILES: usize = 2048;
+/// What was changed longer ago counts as changed so long ago: such files are stored in the
+/// order in which they are taken in, so that those of one directory come to one pack.
+const LONGEST_QUIET: Duration = Duration::from_secs(60);
 
 /// What an adoption did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -298,9 +304,12 @@ impl Adoption<'_> {
             };
             self.remove_source(&candidate.source, &candidate.meta, as_taken)?;
             if of.is_none() {
-                self.volume.cache.allow_owner(attr.ino)?;
+                if attr.mode & 0o600 != 0o600 {
+                    self.volume.cache.allow_owner(attr.ino)?;
+                }
                 let bytes = attr.size.min(attr.blocks * 512);
-                self.volume.live.note_dirty(attr.ino, bytes, 0);
+                let quiet_for = quiet_for(candidate);
+                self.volume.live.note_taken_in(attr.ino, bytes, quiet_for);
                 self.volume.live.count_more(attr.blocks * 512);
                 self.report.files += 1;
                 self.report.bytes += attr.size;
@@ -312,6 +321,7 @@ impl Adoption<'_> {
             self.remove_source(&candidate.source, &candidate.meta, Taken::Itself)?;
             self.volume.cache.allow_owner(*ino)?;
         }
+        crate::push::look_for_files(self.volume);
         (self.progress)(Progress {
             phase: "adopting".to_owned(),
             done: self.report.files,
@@ -432,6 +442,17 @@ impl Adoption<'_> {
             .left
             .push((source.display().to_string(), why.to_owned()));
     }
+}
+
+/// How long ago a file was last changed, as far as that tells when it can be stored. One
+/// with more names waits for them: it counts as in use until all were taken in.
+fn quiet_for(candidate: &Candidate) -> Duration {
+    if candidate.meta.nlink() > 1 {
+        return Duration::ZERO;
+    }
+    let changed = candidate.meta.modified().ok();
+    let ago = changed.and_then(|changed| changed.elapsed().ok());
+    ago.unwrap_or_default().min(LONGEST_QUIET)
 }
 
 /// What is to be done with a file of a batch.

@@ -16,6 +16,9 @@ use crate::{Ino, Volume};
 /// From this size on, in bytes, a file is a large one.
 const LARGE_FILE: u64 = 32 << 20;
 
+/// Times count from so long before the start: changes of before it have one, too.
+const HEAD_START_MS: u64 = 60 * 60 * 1000;
+
 /// Dirty files by the time of their last change.
 #[derive(Debug, Default)]
 pub(super) struct DirtyFiles {
@@ -112,7 +115,7 @@ impl DirtyFiles {
 
 impl Lives {
     pub(super) fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        HEAD_START_MS + self.started.elapsed().as_millis() as u64
     }
 
     /// Notes a change of a dirty file.
@@ -133,6 +136,25 @@ impl Lives {
             changed_ms: now,
             writers,
             aside: before.and_then(|before| before.aside),
+        };
+        let counted = dirty.replace(ino, Some(file));
+        self.count_dirty(counted);
+    }
+
+    /// Notes a file that was taken in and whose last change was so long ago, if nobody has
+    /// changed it since.
+    pub(crate) fn note_taken_in(&self, ino: Ino, bytes: u64, quiet_for: Duration) {
+        let now = self.now_ms();
+        let mut dirty = self.dirty.lock();
+        if dirty.by_ino.contains_key(&ino) {
+            return;
+        }
+        let file = DirtyFile {
+            bytes,
+            since_ms: now,
+            changed_ms: now.saturating_sub(quiet_for.as_millis() as u64),
+            writers: 0,
+            aside: None,
         };
         let counted = dirty.replace(ino, Some(file));
         self.count_dirty(counted);
@@ -298,5 +320,27 @@ impl Volume {
             let known = dirty.by_ino.get(ino);
             known.is_some_and(|file| file.waits() && DirtySince(file.since_ms) == *since)
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While a directory was taken in, nothing of it was stored: the disk and the line had
+    /// nothing to do.
+    #[test]
+    fn what_was_quiet_before_it_was_taken_in_is_stored_at_once() {
+        let lives = Lives::new();
+        let rules = SettleRules::default();
+        lives.note_taken_in(1, 1000, Duration::from_secs(60));
+        lives.note_taken_in(2, 1000, Duration::ZERO);
+        lives.note_dirty(3, 1000, 1);
+        lives.note_taken_in(3, 1000, Duration::from_secs(60));
+        let now = Duration::from_millis(lives.now_ms());
+        let dirty = lives.dirty.lock();
+        assert!(dirty.is_due(1, &rules, now));
+        assert!(!dirty.is_due(2, &rules, now), "it was changed just now");
+        assert!(!dirty.is_due(3, &rules, now), "a program writes it");
     }
 }

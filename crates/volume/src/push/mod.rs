@@ -118,6 +118,11 @@ pub(crate) fn run(volume: &Arc<Volume>) {
     volume.push.ended.lock().extend(ended);
 }
 
+/// There are files to be stored that have been quiet long enough.
+pub(crate) fn look_for_files(volume: &Volume) {
+    volume.push.shared.ring();
+}
+
 /// The store answered somebody: what pauses because it did not tries again now.
 pub(crate) fn store_answers(volume: &Volume) {
     volume.push.shared.health.try_again();
