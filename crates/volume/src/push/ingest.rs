@@ -533,6 +533,10 @@ pub(super) fn is_stored(connection: &Connection, id: &ChunkId) -> Result<bool> {
 
 /// The size class that the file was cut with before, or the one of its size.
 fn class_of(volume: &Volume, settling: &Settling) -> Result<SizeClass> {
+    if settling.size <= SizeClass::Small.min() as u64 {
+        // One chunk in each class.
+        return Ok(SizeClass::Small);
+    }
     let in_map = settling
         .extents
         .iter()
