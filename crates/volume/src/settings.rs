@@ -68,7 +68,7 @@ impl Settings {
             commit_interval: Duration::from_secs(10),
             commit_nodes: 10_000,
             proof_delay: Duration::from_secs(30),
-            parallel_uploads: 4,
+            parallel_uploads: 3,
             parallel_fetches: 8,
             upload_limit: None,
             download_limit: None,

@@ -31,8 +31,12 @@ use tokio::time::{Instant, timeout};
 
 use crate::Pace;
 
-/// Bytes in flight for one object, each way: enough for 80 MB/s at 100 ms.
-const WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes in flight for one object that is read: enough for 80 MB/s at 100 ms.
+const READ_WINDOW_BYTES: u64 = 8 << 20;
+
+/// Bytes in flight for one object that is written. OpenSSH takes no more ahead in a session,
+/// so what is beyond would wait in memory only.
+const WRITE_WINDOW_BYTES: u64 = 2 << 20;
 
 /// Read or write size where the server tells none: what every server takes.
 const PLAIN_BYTES: u64 = 32 << 10;
@@ -296,7 +300,7 @@ impl Lane {
         pace: Option<&dyn Pace>,
     ) -> Result<(), Fault> {
         let piece = usize::try_from(self.write_bytes).unwrap_or(usize::MAX);
-        let window = pieces_in_flight(self.write_bytes);
+        let window = pieces_in_flight(WRITE_WINDOW_BYTES, self.write_bytes);
         let mut flying = FuturesUnordered::new();
         let mut offset = 0;
         for chunk in bytes.chunks(piece) {
@@ -463,7 +467,7 @@ impl Lane {
         range: Range<u64>,
         bytes: &mut BytesMut,
     ) -> Result<(), Fault> {
-        let window = pieces_in_flight(self.read_bytes);
+        let window = pieces_in_flight(READ_WINDOW_BYTES, self.read_bytes);
         let mut flying = FuturesOrdered::new();
         let mut next = range.start;
         loop {
@@ -590,8 +594,8 @@ impl Lane {
     }
 }
 
-fn pieces_in_flight(piece_bytes: u64) -> usize {
-    usize::try_from((WINDOW_BYTES / piece_bytes.max(1)).max(1)).unwrap_or(1)
+fn pieces_in_flight(window_bytes: u64, piece_bytes: u64) -> usize {
+    usize::try_from((window_bytes / piece_bytes.max(1)).max(1)).unwrap_or(1)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

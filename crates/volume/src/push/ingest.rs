@@ -462,11 +462,10 @@ impl Ingest {
 
     fn close(&mut self, volume: &Arc<Volume>, kind: PackKind) -> Result<()> {
         if let Some(open) = self.slot(kind).take() {
-            let parcel = Parcel {
-                number: open.number,
-                pack: open.writer.finish()?,
-            };
-            upload::dispatch(volume, parcel);
+            let number = open.number;
+            let pack = open.writer.finish()?;
+            volume.push.shared.outbox.leaves(number);
+            upload::dispatch(volume, Parcel { number, pack });
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! What is on its way: packs that are not acknowledged, and the files that wait for them.
 //!
 //! A pack must find room here before it is opened, so memory is bounded however long the
-//! store is away. A chunk that lies in a pack on its way is not packed again. A file is
-//! done when the last pack that holds a chunk of it is acknowledged.
+//! store is away. Packs that are being filled count, too; but nobody waits while none is on
+//! its way, or those who fill packs would wait for each other. A chunk that lies in a pack on
+//! its way is not packed again. A file is done when the last pack that holds a chunk of it is
+//! acknowledged.
 
 use std::collections::{HashMap, HashSet};
 
@@ -43,6 +45,8 @@ struct State {
     chunks: HashMap<ChunkId, Number>,
     /// For each pack, how many bytes of each file it holds.
     packs: HashMap<Number, HashMap<Number, u64>>,
+    /// Packs that are being filled.
+    open: HashSet<Number>,
     files: HashMap<Number, FileOnItsWay>,
     /// Bytes of dirty files that the store has already.
     stored_ahead: u64,
@@ -75,7 +79,7 @@ impl Outbox {
     /// Waits for room for a pack; `None` if the outbox is closed.
     pub(super) fn open_pack(&self) -> Option<Number> {
         let mut state = self.state.lock();
-        while !state.closed && state.packs.len() >= self.packs_held {
+        while !state.closed && !state.has_room(self.packs_held) {
             self.room.wait(&mut state);
         }
         if state.closed {
@@ -83,7 +87,13 @@ impl Outbox {
         }
         let number = state.next_number();
         state.packs.insert(number, HashMap::new());
+        state.open.insert(number);
         Some(number)
+    }
+
+    /// The pack is filled, and leaves.
+    pub(super) fn leaves(&self, pack: Number) {
+        self.state.lock().open.remove(&pack);
     }
 
     /// A file is about to be read.
@@ -146,6 +156,7 @@ impl Outbox {
             }
         }
         let shares = state.packs.remove(&pack).unwrap_or_default();
+        state.open.remove(&pack);
         self.room.notify_all();
         let mut done = Vec::new();
         for (file, bytes) in shares {
@@ -178,6 +189,10 @@ impl Outbox {
 }
 
 impl State {
+    fn has_room(&self, packs_held: usize) -> bool {
+        self.packs.len() < packs_held || self.packs.len() == self.open.len()
+    }
+
     fn next_number(&mut self) -> Number {
         self.last_number += 1;
         self.last_number
@@ -221,7 +236,9 @@ mod tests {
     fn a_pack_waits_for_room_and_is_told_of_the_end() {
         let outbox = Arc::new(Outbox::new(2));
         let first = outbox.open_pack().unwrap();
-        outbox.open_pack().unwrap();
+        let second = outbox.open_pack().unwrap();
+        outbox.leaves(first);
+        outbox.leaves(second);
         let (told, answer) = std::sync::mpsc::channel();
         let opener = Arc::clone(&outbox);
         let opening = std::thread::spawn(move || {
@@ -235,6 +252,17 @@ mod tests {
         outbox.close();
         assert!(!answer.recv().unwrap());
         opening.join().unwrap();
+    }
+
+    /// Each of the threads that fill packs may hold one while it opens its second.
+    #[test]
+    fn those_who_fill_packs_never_wait_for_each_other() {
+        let outbox = Outbox::new(1);
+        let packs = [(); 4].map(|()| outbox.open_pack().unwrap());
+        outbox.leaves(packs[0]);
+        assert!(!outbox.state.lock().has_room(1), "one is on its way");
+        outbox.acknowledged(packs[0], []);
+        outbox.open_pack().unwrap();
     }
 
     #[test]

@@ -17,8 +17,6 @@ use crate::Settings;
 /// A writer that waited for room may come again at once.
 const PRESSED_FOR: Duration = Duration::from_secs(2);
 const METER_WINDOW: Duration = Duration::from_secs(20);
-/// So many threads fill packs at most: one for each lane, and one that helps.
-const INGEST_THREADS: usize = 3;
 /// Nanoseconds.
 const PROCESSOR_BURST: u64 = 20_000_000;
 
@@ -76,8 +74,8 @@ impl Shared {
             bells: Default::default(),
             health: Health::default(),
             warnings: Warnings::default(),
-            // Each thread that fills packs may wait for its second one.
-            outbox: Outbox::new((uploads + 2).max(INGEST_THREADS + 1)),
+            // One is filled while the others are on their way.
+            outbox: Outbox::new(uploads.max(2)),
             turns: Arc::new(Semaphore::new(uploads)),
             uploads,
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),
