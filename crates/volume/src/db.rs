@@ -135,7 +135,12 @@ impl Db {
     /// What `read` fails with, and failures of the database.
     pub fn look<T>(&self, read: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         match self.writer.try_lock() {
-            Some(writer) => read(&writer.connection),
+            Some(mut writer) => {
+                if writer.begin_reading()? {
+                    self.bell.ring();
+                }
+                read(&writer.connection)
+            }
             None if self.group_open.load(Ordering::SeqCst) => read(&self.writer.lock().connection),
             None => self.read(read),
         }
@@ -222,10 +227,13 @@ impl Db {
 
     fn writer_to_change(&self) -> MutexGuard<'_, Writer> {
         self.writes.fetch_add(1, Ordering::Relaxed);
-        self.writer.lock()
+        let mut writer = self.writer.lock();
+        writer.end_reading();
+        writer
     }
 
-    /// Commits what [`Db::write_soon`] did, if it is not yet.
+    /// Commits what [`Db::write_soon`] did, if it is not yet, and gives back the locks of
+    /// those who read.
     ///
     /// # Errors
     /// If the disk fails: then it is lost, and nothing more can be written.
@@ -234,6 +242,7 @@ impl Db {
     }
 
     fn end_group(&self, writer: &mut MutexGuard<'_, Writer>) -> Result<()> {
+        writer.end_reading();
         if writer.is_group_open() {
             let ended = writer.commit_group();
             self.group_open.store(false, Ordering::SeqCst);
@@ -445,6 +454,32 @@ mod tests {
         db.checkpoint().unwrap();
         assert_eq!(log_bytes(), 0);
         assert_eq!(db.meta("199").unwrap().unwrap(), [0; 3000]);
+    }
+
+    /// They share the database's locks: none may be in the way of what comes after it.
+    #[test]
+    fn who_only_looked_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = Db::create(&directory.path().join("volume.db")).unwrap();
+        let look = || db.look(|connection| meta(connection, "key")).unwrap();
+        let reads = || !db.writer.lock().connection.is_autocommit();
+        let set = |value: &'static [u8]| move |tx: &Transaction<'_>| set_meta(tx, "key", value);
+        assert_eq!(look(), None);
+        assert!(reads());
+        db.write(set(b"1")).unwrap();
+        assert_eq!(look().unwrap(), b"1");
+        db.write_synced(set(b"2")).unwrap();
+        assert_eq!(look().unwrap(), b"2");
+        db.write_soon(set(b"3")).unwrap();
+        assert_eq!(look().unwrap(), b"3");
+        db.commit_group().unwrap();
+        assert_eq!(look().unwrap(), b"3");
+        db.commit_group().unwrap();
+        assert!(!reads());
+        db.write(|tx| set_meta(tx, "large", &[0; 2 << 20])).unwrap();
+        assert_eq!(look().unwrap(), b"3");
+        db.empty_log().unwrap();
+        assert_eq!(db.writer.lock().log_bytes(), 0);
     }
 
     /// It made storing a small file a fifth slower.

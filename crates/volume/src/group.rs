@@ -70,6 +70,8 @@ pub(crate) struct Writer {
     log: Option<File>,
     /// How many operations more the open group may have; `None`: no group is open.
     operations_left: Option<u64>,
+    /// Whether a transaction is open that only reads.
+    reading: bool,
     /// Cache files to be removed once the open transaction is committed.
     gone: RefCell<Vec<Ino>>,
     broken: bool,
@@ -93,6 +95,7 @@ impl Writer {
             connection,
             log: log.ok(),
             operations_left: None,
+            reading: false,
             gone: RefCell::default(),
             broken: false,
         }
@@ -100,6 +103,26 @@ impl Writer {
 
     pub(crate) fn is_group_open(&self) -> bool {
         self.operations_left.is_some()
+    }
+
+    /// Opens a transaction for those who only read, if none is open: to take and to give back
+    /// the database's locks costs four system calls, so those who read one after the other
+    /// share them. As nobody else writes, they see the newest state all the same. Says
+    /// whether it was opened now, and is to be ended ([`Writer::end_reading`]).
+    pub(crate) fn begin_reading(&mut self) -> Result<bool> {
+        if self.reading || self.is_group_open() {
+            return Ok(false);
+        }
+        self.execute("BEGIN")?;
+        self.reading = true;
+        Ok(true)
+    }
+
+    /// Ends the transaction that only reads, if one is open: before anything is written.
+    pub(crate) fn end_reading(&mut self) {
+        if std::mem::take(&mut self.reading) {
+            self.roll_back();
+        }
     }
 
     /// Changes the database in a transaction that is committed when this returns. No group
