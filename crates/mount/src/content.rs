@@ -18,7 +18,7 @@ use larder_volume::{Access, Arrived, Ino, SeekKind};
 use crate::attrs::errno;
 use crate::dot_larder;
 use crate::face::{Answer, Face, caller, refuse_inside};
-use crate::handles::{self, Left, Way};
+use crate::handles::{Left, Manner, Way};
 use crate::news::News;
 use crate::profile::{KEEP, Profile};
 
@@ -51,13 +51,15 @@ impl Face {
         if dot_larder::is_inside(ino) {
             return open_text(&access, reply);
         }
+        if !access.write && self.opens_lightly(ino) {
+            self.volume.open_lightly(ino);
+            let register = |file: &File| reply.open_backing(file);
+            let way = self.handles.admit(ino, Manner::Lightly, None, register);
+            return send_opened(way, Manner::Lightly, reply);
+        }
         let face = Arc::clone(self);
         let open = move || match face.take_handle(ino, access, |file| reply.open_backing(file)) {
-            Ok(Way::Daemon) => reply.opened(handles::handle_of(&access), OPEN_FLAGS),
-            Ok(Way::Backing(backing)) => {
-                let handle = handles::handle_of(&access);
-                reply.opened_passthrough(handle, FopenFlags::empty(), &backing.id);
-            }
+            Ok(way) => send_opened(way, manner(access), reply),
             Err(error) => reply.error(error),
         };
         // Opening to write may have to mark the file durably before it is changed.
@@ -65,6 +67,19 @@ impl Face {
             self.workers.disk.run(open);
         } else {
             open();
+        }
+    }
+
+    /// Whether a file is best read from the kernel's pages: in profile passthrough a small
+    /// one. To get it past the daemon costs more than its bytes, and after each read past
+    /// the daemon the kernel asks for its attributes anew.
+    fn opens_lightly(&self, ino: Ino) -> bool {
+        match self.profile {
+            Profile::Passthrough => {
+                self.lookups.is_small(ino) && !self.volume.may_change_unseen(ino)
+            }
+            Profile::Cached => true,
+            Profile::NoOpen => false,
         }
     }
 
@@ -76,7 +91,8 @@ impl Face {
     ) -> Answer<Way> {
         let opened = self.volume.open(ino, self.in_volume(ino, access));
         let opened = opened.map_err(|error| errno(&error))?;
-        Ok(self.handles.admit(ino, &access, opened.backing, register))
+        let manner = manner(access);
+        Ok(self.handles.admit(ino, manner, opened.backing, register))
     }
 
     /// Makes a file and opens it.
@@ -91,7 +107,7 @@ impl Face {
         let exclusive = flags.0 & libc::O_EXCL != 0;
         let truncate = flags.0 & libc::O_TRUNC != 0;
         let access = access(flags);
-        let handle = handles::handle_of(&access);
+        let handle = manner(access).handle();
         let made = self.make_file(parent, name, mode, caller(request), exclusive);
         let opened = made.and_then(|attr| {
             let register = |file: &File| reply.open_backing(file);
@@ -119,9 +135,12 @@ impl Face {
         if dot_larder::is_inside(ino) {
             return;
         }
-        let access = handles::access_of(handle);
-        let left = self.handles.release(ino, &access);
-        self.close_in_volume(ino, access);
+        let manner = Manner::of(handle);
+        let left = self.handles.release(ino, manner);
+        self.close_in_volume(ino, manner);
+        if manner == Manner::Write {
+            self.lookups.note_written(ino);
+        }
         if left == Left::NoneAfterUnseenWrites {
             // Written through a map, perhaps, of which the kernel's attributes know nothing.
             self.desk.tell(News::AttributesChanged(ino));
@@ -157,8 +176,12 @@ impl Face {
         }
     }
 
-    pub(crate) fn close_in_volume(&self, ino: Ino, access: Access) {
-        if let Err(error) = self.volume.close(ino, self.in_volume(ino, access)) {
+    pub(crate) fn close_in_volume(&self, ino: Ino, manner: Manner) {
+        if manner == Manner::Lightly {
+            return self.volume.close_lightly(ino);
+        }
+        let access = self.in_volume(ino, manner.access());
+        if let Err(error) = self.volume.close(ino, access) {
             tracing::error!(%error, ino, "what a closed file had become could not be noted");
         }
     }
@@ -346,6 +369,24 @@ fn access(flags: OpenFlags) -> Access {
     Access {
         write: flags.acc_mode() != OpenAccMode::O_RDONLY,
         ..Access::default()
+    }
+}
+
+fn manner(access: Access) -> Manner {
+    if access.write {
+        Manner::Write
+    } else {
+        Manner::Read
+    }
+}
+
+fn send_opened(way: Way, manner: Manner, reply: ReplyOpen) {
+    let handle = manner.handle();
+    match way {
+        Way::Daemon => reply.opened(handle, OPEN_FLAGS),
+        Way::Backing(backing) => {
+            reply.opened_passthrough(handle, FopenFlags::empty(), &backing.id);
+        }
     }
 }
 

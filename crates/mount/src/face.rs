@@ -68,6 +68,7 @@ impl Face {
     /// Attributes on their way to the kernel.
     fn tell(&self, attr: &Attr) -> FileAttr {
         self.set_ids.note(attr);
+        self.lookups.note_size(attr);
         attrs::file_attr(attr)
     }
 
@@ -283,8 +284,8 @@ impl Face {
 
     /// The mount has ended: gives up all that the kernel did not.
     pub(crate) fn end(&self) {
-        for (ino, access) in self.handles.drain() {
-            self.close_in_volume(ino, access);
+        for (ino, manner) in self.handles.drain() {
+            self.close_in_volume(ino, manner);
         }
         for ino in self.lookups.drain() {
             if !dot_larder::is_inside(ino) {

@@ -17,18 +17,37 @@ use fuser::{BackingId, FileHandle};
 use larder_volume::{Access, Ino};
 use parking_lot::Mutex;
 
-const WRITES: u64 = 1;
-
-/// The number of a handle of this access.
-pub(crate) fn handle_of(access: &Access) -> FileHandle {
-    FileHandle(if access.write { WRITES } else { 0 })
+/// How a handle was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// To be read.
+    Read,
+    /// To be written, too.
+    Write,
+    /// To be read, from the kernel's pages for the most part: the volume knows little of it.
+    Lightly,
 }
 
-/// How the handle of this number was opened.
-pub(crate) fn access_of(handle: FileHandle) -> Access {
-    Access {
-        write: handle.0 & WRITES != 0,
-        ..Access::default()
+impl Manner {
+    const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Lightly];
+
+    /// The number of a handle that was opened so.
+    pub(crate) fn handle(self) -> FileHandle {
+        FileHandle(self as u64)
+    }
+
+    /// How the handle of this number was opened.
+    pub(crate) fn of(handle: FileHandle) -> Self {
+        let at = usize::try_from(handle.0).unwrap_or(usize::MAX);
+        Self::ALL.get(at).copied().unwrap_or(Self::Read)
+    }
+
+    /// How the volume opens a file for it, unless lightly.
+    pub(crate) fn access(self) -> Access {
+        Access {
+            write: self == Self::Write,
+            ..Access::default()
+        }
     }
 }
 
@@ -52,8 +71,8 @@ pub(crate) struct Backing {
 #[derive(Debug)]
 struct Opened {
     way: Way,
-    readers: usize,
-    writers: usize,
+    /// How many there are, by [`Manner`].
+    handles: [usize; 3],
     was_written: bool,
 }
 
@@ -80,7 +99,7 @@ impl Handles {
     pub(crate) fn admit(
         &self,
         ino: Ino,
-        access: &Access,
+        manner: Manner,
         backing: Option<Arc<File>>,
         register: impl FnOnce(&File) -> io::Result<BackingId>,
     ) -> Way {
@@ -89,26 +108,25 @@ impl Handles {
             Entry::Occupied(opened) => opened.into_mut(),
             Entry::Vacant(first) => first.insert(Opened {
                 way: choose(backing, register),
-                readers: 0,
-                writers: 0,
+                handles: [0; 3],
                 was_written: false,
             }),
         };
-        *opened.count(access) += 1;
-        opened.was_written |= access.write;
+        opened.handles[manner as usize] += 1;
+        opened.was_written |= manner == Manner::Write;
         opened.way.clone()
     }
 
     /// Lets a handle go.
-    pub(crate) fn release(&self, ino: Ino, access: &Access) -> Left {
+    pub(crate) fn release(&self, ino: Ino, manner: Manner) -> Left {
         let mut open = self.open.lock();
         let Entry::Occupied(mut entry) = open.entry(ino) else {
             return Left::None;
         };
         let opened = entry.get_mut();
-        let count = opened.count(access);
+        let count = &mut opened.handles[manner as usize];
         *count = count.saturating_sub(1);
-        if opened.readers + opened.writers > 0 {
+        if opened.handles.iter().any(|&left| left > 0) {
             return Left::Some;
         }
         match entry.remove() {
@@ -137,38 +155,20 @@ impl Handles {
         self.open
             .lock()
             .get(&ino)
-            .is_some_and(|opened| opened.writers > 0)
+            .is_some_and(|opened| opened.handles[Manner::Write as usize] > 0)
     }
 
     /// All handles that were open when the mount ended.
-    pub(crate) fn drain(&self) -> Vec<(Ino, Access)> {
+    pub(crate) fn drain(&self) -> Vec<(Ino, Manner)> {
         let open = std::mem::take(&mut *self.open.lock());
         let handles = |(ino, opened): (Ino, Opened)| {
-            let each = |write, count| {
-                std::iter::repeat_n(
-                    (
-                        ino,
-                        Access {
-                            write,
-                            ..Access::default()
-                        },
-                    ),
-                    count,
-                )
+            let each = move |manner| {
+                let count = opened.handles[manner as usize];
+                std::iter::repeat_n((ino, manner), count)
             };
-            each(false, opened.readers).chain(each(true, opened.writers))
+            Manner::ALL.into_iter().flat_map(each)
         };
         open.into_iter().flat_map(handles).collect()
-    }
-}
-
-impl Opened {
-    fn count(&mut self, access: &Access) -> &mut usize {
-        if access.write {
-            &mut self.writers
-        } else {
-            &mut self.readers
-        }
     }
 }
 
@@ -192,25 +192,14 @@ fn choose(
 mod tests {
     use super::*;
 
-    const READ: Access = Access {
-        write: false,
-        truncate: false,
-        direct: false,
-        tells_times: false,
-    };
-    const WRITE: Access = Access {
-        write: true,
-        ..READ
-    };
-
     fn refuse(_: &File) -> io::Result<BackingId> {
         Err(io::ErrorKind::PermissionDenied.into())
     }
 
     #[test]
     fn a_handle_tells_how_it_was_opened() {
-        for access in [READ, WRITE] {
-            assert_eq!(access_of(handle_of(&access)).write, access.write);
+        for manner in Manner::ALL {
+            assert_eq!(Manner::of(manner.handle()), manner);
         }
     }
 
@@ -219,14 +208,17 @@ mod tests {
         let handles = Handles::default();
         let unasked = |_: &File| -> io::Result<BackingId> { panic!("asked for a second way") };
         let file = || Some(Arc::new(tempfile::tempfile().unwrap()));
-        assert!(matches!(handles.admit(9, &READ, None, refuse), Way::Daemon));
         assert!(matches!(
-            handles.admit(9, &WRITE, file(), unasked),
+            handles.admit(9, Manner::Read, None, refuse),
             Way::Daemon
         ));
-        assert_eq!(handles.release(9, &READ), Left::Some);
+        assert!(matches!(
+            handles.admit(9, Manner::Write, file(), unasked),
+            Way::Daemon
+        ));
+        assert_eq!(handles.release(9, Manner::Read), Left::Some);
         assert!(handles.is_written(9) && handles.come_here(9));
-        assert_eq!(handles.release(9, &WRITE), Left::None);
+        assert_eq!(handles.release(9, Manner::Write), Left::None);
         assert!(!handles.is_written(9));
     }
 
@@ -235,7 +227,7 @@ mod tests {
         let handles = Handles::default();
         let file = Arc::new(tempfile::tempfile().unwrap());
         assert!(matches!(
-            handles.admit(9, &READ, Some(file), refuse),
+            handles.admit(9, Manner::Read, Some(file), refuse),
             Way::Daemon
         ));
     }
@@ -243,14 +235,12 @@ mod tests {
     #[test]
     fn handles_that_are_open_at_the_end_are_all_given_back() {
         let handles = Handles::default();
-        handles.admit(9, &READ, None, refuse);
-        handles.admit(9, &WRITE, None, refuse);
-        handles.admit(9, &WRITE, None, refuse);
-        let writes = handles
-            .drain()
-            .iter()
-            .map(|(_, access)| access.write)
-            .collect::<Vec<_>>();
-        assert_eq!(writes, [false, true, true]);
+        handles.admit(9, Manner::Read, None, refuse);
+        handles.admit(9, Manner::Write, None, refuse);
+        handles.admit(9, Manner::Write, None, refuse);
+        handles.admit(9, Manner::Lightly, None, refuse);
+        use Manner::{Lightly, Read, Write};
+        let all = [Read, Write, Write, Lightly].map(|manner| (9, manner));
+        assert_eq!(handles.drain(), all);
     }
 }

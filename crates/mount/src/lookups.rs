@@ -4,14 +4,22 @@
 //! drops the node from its memory. Only then may an unlinked node be deleted, so counting
 //! is what keeps unlinked but open files alive. A count is taken before the answer leaves,
 //! because the kernel may give it back at once.
+//!
+//! Which of them are small files is noted, too: how a file is best opened hangs on its size,
+//! and to ask the volume would cost more than all the rest of an open.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use larder_volume::Ino;
+use larder_model::Kind;
+use larder_volume::{Attr, Ino};
 use parking_lot::Mutex;
 
 const SHARDS: usize = 16;
+/// Set in the count of a node that is a small file.
+const SMALL: u64 = 1 << 63;
+/// The size, in bytes, up to which a file is small: the kernel asks for it all at once.
+const SMALL_BYTES: u64 = 128 << 10;
 
 #[derive(Debug, Default)]
 pub(crate) struct Lookups {
@@ -28,10 +36,32 @@ impl Lookups {
         *self.shard(ino).lock().entry(ino).or_insert(0) += 1;
     }
 
+    /// Notes whether a node that the kernel knows is a small file, by what it is told of it.
+    pub(crate) fn note_size(&self, attr: &Attr) {
+        let is_small = attr.kind == Kind::File && attr.size <= SMALL_BYTES;
+        if let Some(count) = self.shard(attr.ino).lock().get_mut(&attr.ino) {
+            *count = *count & !SMALL | if is_small { SMALL } else { 0 };
+        }
+    }
+
+    /// Whether the kernel was told last that the node is a small file, and it was not
+    /// written since.
+    pub(crate) fn is_small(&self, ino: Ino) -> bool {
+        let shard = self.shard(ino).lock();
+        shard.get(&ino).is_some_and(|count| count & SMALL != 0)
+    }
+
+    /// Notes that a file was written, to what size nobody knows yet.
+    pub(crate) fn note_written(&self, ino: Ino) {
+        if let Some(count) = self.shard(ino).lock().get_mut(&ino) {
+            *count &= !SMALL;
+        }
+    }
+
     /// Takes back `count` answers. Whether the kernel now knows the node no more.
     pub(crate) fn give_back(&self, ino: Ino, count: u64) -> bool {
         match self.shard(ino).lock().entry(ino) {
-            Entry::Occupied(mut known) if *known.get() > count => {
+            Entry::Occupied(mut known) if *known.get() & !SMALL > count => {
                 *known.get_mut() -= count;
                 false
             }
@@ -55,6 +85,8 @@ impl Lookups {
 
 #[cfg(test)]
 mod tests {
+    use larder_model::Time;
+
     use super::*;
 
     #[test]
@@ -67,5 +99,43 @@ mod tests {
         assert!(lookups.give_back(7, 1));
         lookups.count(8);
         assert_eq!(lookups.drain(), [8]);
+    }
+
+    fn file(size: u64) -> Attr {
+        Attr {
+            ino: 7,
+            kind: Kind::File,
+            mode: 0o644,
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size,
+            blocks: 0,
+            atime: Time(0),
+            mtime: Time(0),
+            ctime: Time(0),
+            btime: Time(0),
+        }
+    }
+
+    #[test]
+    fn a_small_file_is_known_until_it_is_written_and_counted_as_any() {
+        let lookups = Lookups::default();
+        lookups.note_size(&file(1));
+        assert!(!lookups.is_small(7), "the kernel does not know it");
+        lookups.count(7);
+        lookups.note_size(&file(SMALL_BYTES));
+        assert!(lookups.is_small(7));
+        lookups.note_size(&file(SMALL_BYTES + 1));
+        assert!(!lookups.is_small(7));
+        lookups.note_size(&file(0));
+        lookups.note_written(7);
+        assert!(!lookups.is_small(7));
+        lookups.note_size(&file(0));
+        lookups.count(7);
+        assert!(!lookups.give_back(7, 1));
+        assert!(lookups.is_small(7));
+        assert!(lookups.give_back(7, 1));
     }
 }

@@ -141,6 +141,20 @@ impl Volume {
         }
     }
 
+    /// Opens a regular file to be read by an opener that keeps what it has read, as the
+    /// kernel does, and so may well ask for nothing: then nothing is looked up for it. To be
+    /// closed by [`Volume::close_lightly`]. Where files are opened directly
+    /// ([`Access::direct`]), [`Volume::may_change_unseen`] is to be asked before.
+    pub fn open_lightly(&self, ino: Ino) {
+        self.live.open_lightly(ino);
+        self.touch(ino);
+    }
+
+    /// Closes what [`Volume::open_lightly`] opened.
+    pub fn close_lightly(&self, ino: Ino) {
+        self.live.close_lightly(ino);
+    }
+
     /// Reads what is here; `None` if a part of it is away. Bytes read: fewer than asked
     /// for only at the end of the file.
     ///

@@ -187,7 +187,8 @@ impl Volume {
         }
         // While writers wait for room, what is open may go too: whoever reads it through
         // this process gets it from the store again.
-        if held.opens > 0 && (held.direct > 0 || !self.is_pressed()) {
+        let is_open = held.opens > 0 || self.live.is_open_lightly(ino);
+        if is_open && (held.direct > 0 || !self.is_pressed()) {
             return Ok(Some(KeptReason::Open));
         }
         if self.is_local(ino)? {

@@ -4,6 +4,7 @@
 //! loaded then. Files that nobody uses leave the table again, so that no descriptor is held
 //! for each file.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -64,6 +65,8 @@ impl Slot {
 pub(crate) struct Lives {
     pub(super) table: Mutex<HashMap<Ino, Arc<Live>>>,
     orphans: Mutex<HashSet<Ino>>,
+    /// How often each file is open lightly ([`Volume::open_lightly`]).
+    lightly: Mutex<HashMap<Ino, usize>>,
     /// Unlinked nodes of which nothing is left but the database's note.
     pub(super) deleted: Mutex<Vec<Ino>>,
     /// Files whose cache file was removed, with [`crate::Db::syncs`] as it was then.
@@ -84,6 +87,7 @@ impl Lives {
         Self {
             table: Mutex::default(),
             orphans: Mutex::default(),
+            lightly: Mutex::default(),
             deleted: Mutex::default(),
             dropped: Mutex::default(),
             ended: AtomicU64::new(0),
@@ -178,6 +182,35 @@ impl Lives {
         self.note_dirty(ino, 0, 0);
     }
 
+    pub(crate) fn open_lightly(&self, ino: Ino) {
+        *self.lightly.lock().entry(ino).or_insert(0) += 1;
+    }
+
+    pub(crate) fn close_lightly(&self, ino: Ino) {
+        if let Entry::Occupied(mut open) = self.lightly.lock().entry(ino) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+
+    pub(super) fn is_open_lightly(&self, ino: Ino) -> bool {
+        self.lightly.lock().contains_key(&ino)
+    }
+
+    /// See [`Volume::may_change_unseen`]. A file that is dirty may: whether somebody kept it
+    /// mapped is looked at when it becomes clean.
+    fn may_change_unseen(&self, ino: Ino) -> bool {
+        let is_dirty = self.dirty.lock().by_ino.contains_key(&ino);
+        is_dirty
+            || self.find(ino).is_some_and(|live| {
+                let slot = live.slot.lock();
+                let unseen = |state: &State| state.dirty || state.direct > 0 || state.elsewhere;
+                slot.known().is_some_and(unseen)
+            })
+    }
+
     pub(crate) fn is_in_use(&self, ino: Ino) -> bool {
         self.table.lock().contains_key(&ino)
     }
@@ -201,6 +234,13 @@ impl Lives {
 }
 
 impl Volume {
+    /// Whether the file may change without this process being told: somebody has the cache
+    /// file itself, or had it to write and may have kept it mapped. What the kernel keeps of
+    /// such a file could be wrong.
+    pub fn may_change_unseen(&self, ino: Ino) -> bool {
+        self.live.may_change_unseen(ino)
+    }
+
     /// Takes the node's lock for as long as `act` runs.
     pub(crate) fn hold<T>(
         &self,

@@ -45,6 +45,52 @@ fn what_is_mapped_is_not_clean_though_it_was_closed() {
     bench.stop(volume);
 }
 
+/// The kernel keeps what it read of a file: it would not see what is written through a map
+/// that somebody kept.
+#[test]
+fn a_file_may_change_unseen_while_somebody_may_have_it_mapped() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let ino = write_file(&volume, "file", &noise(1, 3000));
+    bench.commit(&volume);
+    until("the file is clean", || !is_dirty(&volume, ino));
+    until("nobody has it", || !volume.may_change_unseen(ino));
+    let opened = volume.open(ino, DIRECT).unwrap();
+    assert!(volume.may_change_unseen(ino), "somebody has it to write");
+    let path = cache_file(&bench.state(), ino);
+    let map = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    drop(opened);
+    volume.close(ino, DIRECT).unwrap();
+    bench.commit(&volume);
+    assert!(volume.may_change_unseen(ino), "it is mapped");
+    drop(map);
+    let is_still = || !volume.may_change_unseen(ino);
+    until("nobody has it", is_still);
+    bench.stop(volume);
+}
+
+/// As any open file it stays here, unless others need the room.
+#[test]
+fn what_is_open_lightly_is_not_dropped() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let ino = write_file(&volume, "file", &noise(1, 3000));
+    bench.commit(&volume);
+    until("the file is clean", || !is_dirty(&volume, ino));
+    volume.open_lightly(ino);
+    volume.open_lightly(ino);
+    volume.close_lightly(ino);
+    let kept = Dropped::Kept(KeptReason::Open);
+    assert_eq!(volume.drop_content(ino).unwrap(), kept);
+    volume.close_lightly(ino);
+    send_away(&bench, &volume, &[ino]);
+    bench.stop(volume);
+}
+
 /// While a program read a file past this process, another opened it to write when there was
 /// little room. It was told to write through this process, but all handles of a file go one
 /// way: it wrote past it, into a file that counted as clean.
