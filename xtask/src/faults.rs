@@ -115,7 +115,9 @@ fn once(playground: &Playground, machine: &str, inject: &str) -> Result<u64> {
     let said = fs::read_to_string(playground.path(&format!("said-{machine}")))?;
     ensure!(!said.contains("panicked"), "The daemon panicked:\n{said}");
     volume.mount().context("once the calls work again")?;
-    files.check(volume.root(), true)?;
+    files
+        .check(volume.root(), true)
+        .context("once the calls work again")?;
     volume.commit()?;
     run::output(volume.larder().args(["verify", "--stores"]))?;
     volume.unmount()?;
@@ -151,6 +153,9 @@ struct Known {
     acknowledged: Vec<u8>,
     /// What a change that failed would have made of it. It is not touched again.
     cut_off: Option<Vec<u8>>,
+    /// A truncation that failed may have been done all the same, with the kernel none the
+    /// wiser: where the file ended then, zeros follow.
+    cut_at: Option<usize>,
 }
 
 #[derive(Default)]
@@ -186,6 +191,7 @@ impl Files {
         let fresh = fresh.into_bytes();
         let old = &known.acknowledged;
         let path = root.join(format!("file {n}"));
+        let mut cut_at = None;
         let (next, done) = match dice.below(4) {
             0 | 1 => (fresh.clone(), replace(&path, &fresh)),
             2 => {
@@ -197,12 +203,13 @@ impl Files {
             }
             _ => {
                 let len = dice.below(old.len() as u64 + 1);
+                cut_at = Some(len as usize);
                 (old[..len as usize].to_vec(), cut(&path, len))
             }
         };
         match done {
             Ok(()) => known.acknowledged = next,
-            Err(_) => known.cut_off = Some(next),
+            Err(_) => (known.cut_off, known.cut_at) = (Some(next), cut_at),
         }
     }
 
@@ -216,11 +223,14 @@ impl Files {
                 Err(_) if !all || known.acknowledged.is_empty() => continue,
                 Err(error) => bail!("file {n}, which was acknowledged: {error}"),
             };
+            let mut pairs = found.iter().zip(&known.acknowledged);
             ensure!(
                 known.explains(&found),
-                "file {n} has {} bytes that are not what was acknowledged ({})",
+                "file {n} has {} bytes that are not the {} that were acknowledged; they part at \
+                 {:?}",
                 found.len(),
-                known.acknowledged.len()
+                known.acknowledged.len(),
+                pairs.position(|(one, other)| one != other)
             );
         }
         Ok(())
@@ -236,7 +246,7 @@ impl Known {
         let lengths = before.len().min(after.len())..=before.len().max(after.len());
         lengths.contains(&found.len())
             && found.iter().enumerate().all(|(at, byte)| {
-                let new_end = at >= before.len() && *byte == 0;
+                let new_end = at >= self.cut_at.unwrap_or(before.len()) && *byte == 0;
                 before.get(at) == Some(byte) || after.get(at) == Some(byte) || new_end
             })
     }
@@ -285,6 +295,7 @@ mod tests {
         let mut known = Known {
             acknowledged: b"old bytes".to_vec(),
             cut_off: None,
+            cut_at: None,
         };
         assert!(known.explains(b"old bytes"));
         assert!(!known.explains(b"old byte"));

@@ -95,3 +95,35 @@ fn a_damaged_database_is_said_and_the_volume_is_opened_afresh() {
     let desktop = remote.another_machine();
     assert_eq!(picture(&desktop.mount_point()), before);
 }
+
+/// It is no damage: this program is too old, and says so; nothing is touched.
+#[test]
+fn a_database_from_a_newer_larder_is_left_as_it_is_and_doctor_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let remote = Remote::folder(&dir.path().join("store"));
+    let laptop = remote.new_volume("1G", EAGER);
+    laptop.mount();
+    fs::write(laptop.mount_point().join("file"), noise(1, 50_000)).unwrap();
+    laptop.larder(["commit"]).ok();
+    laptop.unmount();
+    let database = laptop.state_dir().join("volume.db");
+    let set_format = |hex: &str| {
+        let sql = format!("UPDATE meta SET value = x'{hex}' WHERE key = 'format'");
+        let words = [database.as_os_str(), sql.as_ref()];
+        crate::remote::run("sqlite3", words)
+    };
+    let ask = "SELECT hex(value) FROM meta WHERE key = 'format'";
+    let before = crate::remote::run("sqlite3", [database.as_os_str(), ask.as_ref()]);
+    set_format("0000000000000063");
+    let here = cache_files(&laptop);
+    let mounted = laptop.larder(["mount", "Larder"]);
+    assert_ne!(mounted.code, Some(0));
+    mounted.says("newer Larder");
+    let doctor = laptop.larder(["doctor"]).ended(3);
+    doctor.says("newer Larder");
+    assert_eq!(cache_files(&laptop), here);
+    set_format(before.trim());
+    laptop.mount();
+    let read = fs::read(laptop.mount_point().join("file")).unwrap();
+    assert_eq!(read, noise(1, 50_000));
+}
