@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,6 +9,7 @@ use std::thread::JoinHandle;
 use fuser::{BackgroundSession, BackingId, Config, Session, SessionACL};
 use larder_volume::Volume;
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatxFlags};
 use rustix::thread::CapabilitySet;
 
 use crate::error::MountError;
@@ -188,11 +188,14 @@ fn has_sys_admin() -> bool {
 
 /// Lifts how far the kernel reads ahead, where we may.
 fn read_further_ahead(path: &Path) {
-    let Ok(meta) = std::fs::metadata(path) else {
+    // Of what the kernel knows: a question to this mount is one to this process, and who kills
+    // it meanwhile leaves a thread that waits for its own answer, and a mount that hangs.
+    let (flags, wanted) = (AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+    let Ok(found) = rustix::fs::statx(rustix::fs::CWD, path, flags, wanted) else {
         return;
     };
-    let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let device = format!("{}:{}", found.stx_dev_major, found.stx_dev_minor);
+    let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
     if let Err(error) = std::fs::write(&setting, READ_AHEAD_KIB.to_string()) {
         tracing::debug!(%error, setting, "the kernel keeps its own readahead");
     }
