@@ -64,7 +64,10 @@ pub fn run(minutes: u64, profile: &str) -> Result<()> {
     run::output(playground.larder("machine").arg("unmount").arg(&mount))?;
     let ended = daemon.wait()?;
     let said = fs::read_to_string(playground.path("said"))?;
-    if !ended.success() || !said.trim().is_empty() {
+    let complains = ["Warning:", "Error:", "panicked"]
+        .iter()
+        .any(|word| said.contains(word));
+    if !ended.success() || complains {
         bail!("The daemon ended with {ended} and said:\n{said}");
     }
     judge(&outcome?)
