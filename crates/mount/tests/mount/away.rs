@@ -8,7 +8,7 @@ use larder_mount::Profile;
 
 use crate::fixture::{Fixture, errno, pattern};
 use crate::gate::Gatekeeping;
-use crate::system_calls::Map;
+use crate::mapped::{self, Case};
 
 /// Large enough for several chunks.
 const LEN: usize = 3 << 20;
@@ -63,12 +63,7 @@ fn what_is_away_comes_when_it_is_read(profile: Profile) {
     drop(file);
     assert!(fs::read(&path).unwrap() == bytes);
     at.send_away(&path);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .unwrap();
-    assert!(Map::of(&file, LEN).bytes() == bytes, "through a map");
+    mapped::elsewhere(Case::Pattern, &path);
 }
 
 fn an_edit_of_what_is_away_keeps_the_rest(profile: Profile) {

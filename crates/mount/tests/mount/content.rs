@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 use crate::fixture::{Fixture, errno, pattern, until_found};
 use crate::in_each_profile;
-use crate::system_calls::{Map, lock_range};
+use crate::mapped::{self, Case, long_ago};
+use crate::system_calls::lock_range;
 
 in_each_profile!(
     what_is_written_is_read,
@@ -142,18 +143,8 @@ fn appends_of_two_writers_do_not_overwrite(at: &Fixture) {
 }
 
 fn maps_and_calls_see_the_same_bytes(at: &Fixture) {
-    let file = open_rw(at, "file");
-    file.write_all_at(&pattern(64 << 10), 0).unwrap();
-    let mut map = Map::of(&file, 64 << 10);
-    assert!(map.bytes() == pattern(64 << 10));
-    map.bytes()[5000..5006].copy_from_slice(b"mapped");
-    map.sync();
-    let mut read = [0; 6];
-    file.read_exact_at(&mut read, 5000).unwrap();
-    assert_eq!(&read, b"mapped");
-    file.write_all_at(b"called", 9000).unwrap();
-    assert_eq!(&map.bytes()[9000..9006], b"called");
-    drop((map, file));
+    fs::write(at.path("file"), pattern(64 << 10)).unwrap();
+    mapped::elsewhere(Case::WithCalls, &at.path("file"));
     let bytes = fs::read(at.path("file")).unwrap();
     assert_eq!(
         (&bytes[5000..5006], &bytes[9000..9006]),
@@ -162,27 +153,14 @@ fn maps_and_calls_see_the_same_bytes(at: &Fixture) {
 }
 
 fn a_map_outlives_its_descriptor(at: &Fixture) {
-    let file = open_rw(at, "file");
-    file.set_len(8192).unwrap();
-    let mut map = Map::of(&file, 8192);
-    drop(file);
-    fs::remove_file(at.path("file")).unwrap();
-    map.bytes()[8000] = 7;
-    map.sync();
-    assert_eq!((map.bytes()[8000], map.bytes()[0]), (7, 0));
+    fs::write(at.path("file"), vec![0; 8192]).unwrap();
+    mapped::elsewhere(Case::WithoutDescriptor, &at.path("file"));
 }
 
 fn a_write_through_a_map_changes_the_time(at: &Fixture) {
-    let file = open_rw(at, "file");
-    file.set_len(4096).unwrap();
-    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
-    file.set_modified(long_ago).unwrap();
-    let mut map = Map::of(&file, 4096);
-    assert_eq!(file.metadata().unwrap().modified().unwrap(), long_ago);
-    map.bytes()[0] = 1;
-    map.sync();
-    drop((map, file));
-    let changed = || fs::metadata(at.path("file")).unwrap().modified().unwrap() > long_ago;
+    fs::write(at.path("file"), vec![0; 4096]).unwrap();
+    mapped::elsewhere(Case::Time, &at.path("file"));
+    let changed = || fs::metadata(at.path("file")).unwrap().modified().unwrap() > long_ago();
     at.eventually("the time is new", changed);
 }
 
@@ -245,9 +223,8 @@ fn data_that_is_not_written_out_yet_is_no_hole(at: &Fixture) {
         rustix::fs::seek(&file, Find::Hole(6 * MIB)),
         Ok(6 * MIB + 4096)
     );
-    let mut map = Map::of(&file, 6 << 20);
-    map.bytes()[4 << 20] = 1;
-    assert_eq!(rustix::fs::seek(&file, Find::Data(3 * MIB)), Ok(4 * MIB));
+    drop(file);
+    mapped::elsewhere(Case::Hole, &at.path("file"));
 }
 
 fn holes_are_punched_and_ranges_zeroed(at: &Fixture) {

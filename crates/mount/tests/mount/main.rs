@@ -15,6 +15,7 @@ mod content;
 mod fixture;
 mod gate;
 mod life;
+mod mapped;
 mod metadata;
 mod names;
 mod outside;
