@@ -51,6 +51,17 @@ impl Clock {
         other.iter().all(|dot| self.covers(&dot))
     }
 
+    /// The dot of the next commit of `replica`, which includes all that is included here. Its
+    /// number is above that of every included commit, of others too: so numbers never go
+    /// against the order in which things were seen. They may leave gaps.
+    pub fn next(&self, replica: ReplicaId) -> Dot {
+        let last = self.0.values().copied().max().unwrap_or(0);
+        Dot {
+            replica,
+            commit: last.saturating_add(1),
+        }
+    }
+
     /// The last included dot of each replica, by replica id.
     pub fn iter(&self) -> impl Iterator<Item = Dot> + '_ {
         self.0
@@ -106,6 +117,13 @@ mod tests {
         both.join(&b);
         assert!(both.includes(&a) && both.includes(&b));
         assert!(!a.includes(&b) && !b.includes(&a));
+    }
+
+    #[test]
+    fn the_next_commit_has_a_number_above_all_that_it_includes() {
+        let clock: Clock = [dot(A, 3), dot(B, 7)].into_iter().collect();
+        assert_eq!(clock.next(A), dot(A, 8));
+        assert_eq!(Clock::new().next(A), dot(A, 1));
     }
 
     #[test]

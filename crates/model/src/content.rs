@@ -3,7 +3,7 @@
 use crate::ChunkId;
 
 /// A piece of a file: stored bytes, or a hole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Extent {
     /// `len` bytes, the whole of chunk `id`.
     Chunk {
@@ -34,8 +34,8 @@ impl Extent {
     }
 }
 
-/// What a node holds.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// What a node holds. The order has no meaning but to be the same everywhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Content {
     /// Nothing: a directory, FIFO, socket or device.
     None,

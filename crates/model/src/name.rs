@@ -38,6 +38,11 @@ impl Name {
         Ok(Self(bytes))
     }
 
+    /// What is before every name, and none itself.
+    pub(crate) fn least() -> Self {
+        Self(Vec::new())
+    }
+
     /// The name's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{Content, Dot, Hlc, LinkId, Name, NodeId};
 
 /// What a node is; fixed for its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A regular file.
     File,
@@ -28,7 +28,7 @@ pub enum Kind {
 pub struct Time(pub i64);
 
 /// Whether a node is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Life {
     /// It is.
     Alive,
@@ -46,7 +46,7 @@ pub struct Place {
 }
 
 /// One link of a node: a place, there or removed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Link {
     /// Where it is, or was last.
     pub place: Place,
@@ -57,7 +57,7 @@ pub struct Link {
 }
 
 /// Mode, owner, times and extended attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Attrs {
     /// Permission, set-id and sticky bits: `mode & 0o7777`.
     pub mode: u32,
