@@ -12,20 +12,29 @@
 //! This room knows no disk, no network,
 //! no clock and no randomness: whoever makes an id or a time hands it in.
 
+mod change;
 mod clock;
+mod compact;
+mod conflict_name;
 mod content;
 mod id;
 mod join;
 mod name;
 mod node;
 mod read;
+mod repair;
 mod tree;
+mod working;
 
+pub use change::{Change, Write};
 pub use clock::{Clock, Dot, Hlc};
+pub use compact::is_compactable;
 pub use content::{Content, Extent};
 pub use id::{ChunkId, IdError, IndexId, LinkId, NodeId, PackId, ReplicaId, SlotId, VolumeId};
 pub use join::{Joined, Side, Touched, join, join_nodes, join_registers};
 pub use name::{Name, NameError};
 pub use node::{Attrs, Kind, Life, Link, Node, Place, Register, Time, Valued};
 pub use read::Standing;
+pub use repair::{Naming, repair};
 pub use tree::{Entry, Nodes, State, Tree};
+pub use working::Working;
