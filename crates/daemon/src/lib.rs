@@ -3,8 +3,8 @@
 //! - `home`, `locate`: which volumes are here, and which one a path means;
 //! - `config`, `secrets`, `stores`, `units`: settings, and from them a store;
 //! - `setup`: a volume comes to this machine, new or from its store;
-//! - `host`: a volume that this process holds; `operations`: what can be asked of it, and
-//!   `report` what is answered;
+//! - `host`: a volume that this process holds; `operations`, and `past` for its history: what
+//!   can be asked of it, and `report` what is answered;
 //! - `wire`, `socket`, `server`, `client`: the control socket; `session`: a command's way to
 //!   its volume, through the daemon or without;
 //! - `run`: the daemon from its lock to its clean end; `detach`, `service`, `logs`: how it
@@ -26,6 +26,7 @@ mod locate;
 mod logs;
 mod memory;
 mod operations;
+mod past;
 mod report;
 mod run;
 mod secrets;
@@ -51,11 +52,13 @@ pub use locate::{InVolume, Located, locate};
 pub use logs::{LogGuard, log_to_files, log_to_terminal};
 pub use memory::give_back_what_is_free;
 pub use operations::{
-    Adopt, CheckDatabase, Checkout, Commit, List, Log, Pin, Stash, Status, Unmount, Verify,
+    Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
 };
+pub use past::{Diff, Log, LogOf, Restore, Show, When};
 pub use report::{
-    AdoptReport, CheckoutReport, CommitMade, CommitReport, DamageReport, EntryReport, KeptReport,
-    NodeKind, PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
+    AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, DamageReport,
+    DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport, Presence,
+    RestoreReport, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
 };
 pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;

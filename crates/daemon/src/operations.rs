@@ -15,8 +15,8 @@ use tokio::task::block_in_place;
 use crate::failure::Failure;
 use crate::host::Host;
 use crate::report::{
-    AdoptReport, CheckoutReport, CommitMade, CommitReport, DamageReport, EntryReport, KeptReport,
-    NodeKind, PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
+    AdoptReport, CheckoutReport, CommitMade, DamageReport, EntryReport, KeptReport, NodeKind,
+    PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
 };
 use crate::wire::Operation;
 
@@ -76,13 +76,6 @@ pub struct Adopt {
 pub struct Commit {
     /// What it is.
     pub message: Option<String>,
-}
-
-/// The latest commits.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Log {
-    /// At most so many.
-    pub limit: u64,
 }
 
 /// Compare content with its hashes.
@@ -359,25 +352,6 @@ impl Operation for Commit {
             still_changing: commit.still_changing,
             files_local: host.volume.local_files(),
         })
-    }
-}
-
-impl Operation for Log {
-    const NAME: &'static str = "log";
-    const STOPS_WITH_ASKER: bool = true;
-    type Answer = Vec<CommitReport>;
-
-    async fn run(self, host: &Host, _: Report<'_>) -> Result<Vec<CommitReport>, Failure> {
-        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let commits = block_in_place(|| host.volume.log(limit))?;
-        let report = |commit: larder_volume::CommitInfo| CommitReport {
-            n: commit.n,
-            id: commit.id.to_string(),
-            time: commit.time.0,
-            message: commit.message,
-            stored: commit.stored,
-        };
-        Ok(commits.into_iter().map(report).collect())
     }
 }
 

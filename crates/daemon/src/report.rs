@@ -249,16 +249,99 @@ pub struct AdoptReport {
 /// A named state of the tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitReport {
-    /// Its number on this replica, from 1.
+    /// Its number among its author's commits, from 1.
     pub n: u64,
     /// Its id.
     pub id: String,
-    /// When it was made.
+    /// When it was made, by its author's clock.
     pub time: i64,
     /// Its message.
     pub message: Option<String>,
     /// Whether a store holds it.
     pub stored: bool,
+    /// The replica that made it.
+    pub author: String,
+}
+
+/// What `log` found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReport {
+    /// The commits, the newest first.
+    pub commits: Vec<CommitReport>,
+    /// Why older ones could not be read, if so.
+    pub cut: Option<String>,
+}
+
+/// What became of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It was made, or came back.
+    Added,
+    /// It was deleted.
+    Removed,
+    /// Its content changed.
+    Content,
+    /// Its name or directory changed.
+    Moved,
+    /// Its mode, owner, time or extended attributes changed.
+    Attributes,
+}
+
+/// A change from one commit to another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// What.
+    pub change: Change,
+    /// Of what.
+    pub kind: NodeKind,
+    /// Where: in the newer commit, or in the older one if it was deleted.
+    pub path: TreePath,
+    /// Where it was, if elsewhere.
+    pub from: Option<TreePath>,
+    /// Its size before, in bytes.
+    pub size_before: Option<u64>,
+    /// Its size after, in bytes.
+    pub size_after: Option<u64>,
+}
+
+/// A commit that changed a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventReport {
+    /// The commit.
+    pub commit: CommitReport,
+    /// What it did to the path.
+    pub change: ChangeReport,
+}
+
+/// What `show` and `diff` found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiffReport {
+    /// The older commit; none: an empty tree.
+    pub from: Option<CommitReport>,
+    /// The newer commit.
+    pub to: CommitReport,
+    /// What differs, by path.
+    pub changes: Vec<ChangeReport>,
+}
+
+/// What `restore` or `undelete` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The commit that it came from.
+    pub commit: CommitReport,
+    /// Where it is now.
+    pub path: TreePath,
+    /// Files that came back.
+    pub files: u64,
+    /// Directories that came back.
+    pub directories: u64,
+    /// The bytes of these files.
+    pub bytes: u64,
+    /// Files that were as they are.
+    pub same: u64,
+    /// What could not come back.
+    pub kept: Vec<KeptReport>,
 }
 
 /// What `commit` made.

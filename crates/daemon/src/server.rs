@@ -25,6 +25,7 @@ use tokio::task::AbortHandle;
 use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::operations as op;
+use crate::past;
 use crate::wire::{Event, Operation, PROTOCOL, PROTOCOL_HEADER, VERSION};
 
 /// Progress is sent at most so often.
@@ -54,7 +55,11 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<op::Pin>(routes);
     let routes = route::<op::Adopt>(routes);
     let routes = route::<op::Commit>(routes);
-    let routes = route::<op::Log>(routes);
+    let routes = route::<past::Log>(routes);
+    let routes = route::<past::LogOf>(routes);
+    let routes = route::<past::Show>(routes);
+    let routes = route::<past::Diff>(routes);
+    let routes = route::<past::Restore>(routes);
     let routes = route::<op::Verify>(routes);
     let routes = route::<op::CheckDatabase>(routes);
     let routes = route::<op::Unmount>(routes);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
-use larder_daemon::{ByteSize, Profile, parse_duration};
+use larder_daemon::{ByteSize, Profile, When, parse_duration};
+
+use crate::commands::past::parse_when;
 
 /// One tree of files on all your machines; each keeps only its working set.
 #[derive(Debug, Parser)]
@@ -53,8 +55,16 @@ pub enum Command {
     Unpin(Paths),
     /// Store all changes and keep this state of the tree.
     Commit(Commit),
-    /// List the commits, the newest first.
+    /// List the commits, the newest first: all, or those that changed a path.
     Log(Log),
+    /// Show a commit and what it changed.
+    Show(Show),
+    /// Show what differs between two commits.
+    Diff(Diff),
+    /// Bring a file or directory back as it was.
+    Restore(Restore),
+    /// Bring back what was deleted.
+    Undelete(Undelete),
     /// Compare content with its hashes, here and on the stores.
     Verify(Verify),
     /// List or try out the stores.
@@ -233,6 +243,10 @@ pub struct Stash {
     pub json: bool,
 }
 
+/// How a commit is named.
+const WHEN: &str = "A time (2026-11-21, 2026-11-21T10:00, 3d for three days ago), a commit's \
+number or the start of its id, or `latest`";
+
 /// Brings content.
 #[derive(Debug, Args)]
 pub struct Checkout {
@@ -283,9 +297,67 @@ pub struct Commit {
 /// Lists commits.
 #[derive(Debug, Args)]
 pub struct Log {
+    /// Only commits that changed this file, or this directory's own name or mode. It is
+    /// followed through renames, and may be deleted.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: Option<PathBuf>,
     /// At most so many.
     #[arg(short = 'n', long, default_value_t = 50)]
     pub limit: u64,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Shows a commit.
+#[derive(Debug, Args)]
+pub struct Show {
+    #[arg(value_parser = parse_when, help = WHEN)]
+    pub commit: When,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Compares commits.
+#[derive(Debug, Args)]
+pub struct Diff {
+    #[arg(value_name = "FROM", value_parser = parse_when, help = WHEN)]
+    pub from: When,
+    /// The other commit; by default the latest.
+    #[arg(value_name = "TO", value_parser = parse_when)]
+    pub to: Option<When>,
+    /// Only what is at this path or below it.
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub path: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Brings back what was.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The file or directory, by the path it had then. In a directory, what was made since
+    /// stays.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    #[arg(long, value_name = "WHEN", value_parser = parse_when, help = WHEN)]
+    pub at: When,
+    /// Put it there, as a copy, instead of where it was.
+    #[arg(long, value_name = "OTHER", value_hint = ValueHint::AnyPath)]
+    pub to: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Brings back what was deleted.
+#[derive(Debug, Args)]
+pub struct Undelete {
+    /// The path that it had. It comes back as the newest commit that has it.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

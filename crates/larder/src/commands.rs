@@ -6,6 +6,7 @@ mod commit;
 mod doctor;
 mod ls;
 mod mount;
+pub mod past;
 mod pin;
 mod setup;
 mod shell;
@@ -43,7 +44,11 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Pin(args) => pin::run(machine()?, args, true),
         Command::Unpin(args) => pin::run(machine()?, args, false),
         Command::Commit(args) => commit::commit(machine()?, args),
-        Command::Log(args) => commit::log(machine()?, args),
+        Command::Log(args) => past::log(machine()?, args),
+        Command::Show(args) => past::show(machine()?, args),
+        Command::Diff(args) => past::diff(machine()?, args),
+        Command::Restore(args) => past::restore(machine()?, args),
+        Command::Undelete(args) => past::undelete(machine()?, args),
         Command::Verify(args) => verify::run(machine()?, args),
         Command::Store(command) => store::run(machine()?, command),
         Command::Doctor(args) => doctor::run(machine()?, args),

@@ -22,6 +22,7 @@ mod db;
 mod error;
 mod file;
 mod group;
+pub mod history;
 mod lease;
 mod live;
 mod names;
@@ -82,6 +83,7 @@ pub struct Volume {
     pub(crate) recovery: recover::Recovery,
     pub(crate) push: push::Push,
     pub(crate) pull: pull::Pull,
+    pub(crate) views: history::Views,
     stopping: AtomicBool,
 }
 
@@ -121,6 +123,7 @@ impl Volume {
             inos,
             notify: notify::Notifications::new(),
             recovery,
+            views: history::Views::default(),
             stopping: AtomicBool::new(false),
         });
         group::run(&volume)?;

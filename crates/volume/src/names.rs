@@ -6,9 +6,10 @@
 //! one row, however much lies below it. What a commit must take is noted in `changed` and
 //! `tombstones` in the same transaction.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use larder_model::{Kind, LinkId, Name, NodeId, Time};
+use larder_model::{Content, Kind, LinkId, Name, NodeId, Time};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -56,6 +57,20 @@ pub enum RenameMode {
     NoReplace,
     /// Each takes the other's place.
     Exchange,
+}
+
+/// A node as it was, to be placed in the tree.
+pub(crate) struct PastNode<'a> {
+    /// Which it was; `None`: it becomes a copy.
+    pub(crate) id: Option<NodeId>,
+    /// Its attributes, but for the number that it gets.
+    pub(crate) attr: Attr,
+    /// Target, of symlinks.
+    pub(crate) target: Option<&'a [u8]>,
+    /// What it held, encoded, of files: stored, and reached by an acknowledged head.
+    pub(crate) content: Option<Vec<u8>>,
+    /// Extended attributes.
+    pub(crate) xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// An entry of a directory.
@@ -332,6 +347,105 @@ impl Volume {
         )?;
         self.add_first_name(tx, parent, name, attr.ino, new.kind)?;
         Ok(attr)
+    }
+
+    /// Puts a node of the past at a place; a file that is there goes. The content of a file
+    /// stays on the store.
+    ///
+    /// # Errors
+    /// If the place is a directory's, or `parent` is no directory that is there.
+    pub(crate) fn place_past(&self, parent: Ino, name: &Name, past: &PastNode<'_>) -> Result<Ino> {
+        self.inos.reserve(&self.db, 1)?;
+        let attr = Attr {
+            ino: self.inos.take(),
+            ..past.attr
+        };
+        let orphan = self.db.write(|tx| {
+            self.directory(tx, parent)?;
+            let id = match past.id {
+                Some(id) if free_id(tx, id, parent, name)? => id,
+                _ => new_node_id(node::now())?,
+            };
+            let orphan = self.remove_file(tx, parent, name.as_bytes())?;
+            let above = (attr.kind == Kind::Directory).then_some(parent);
+            insert_row(tx, &attr, id, above, past.target)?;
+            // Deleted since then, and no commit knows yet: none needs to.
+            tx.prepare_cached("DELETE FROM tombstones WHERE id = ?1")?
+                .execute([id.as_bytes()])?;
+            tx.prepare_cached(
+                "UPDATE nodes SET content = ?2, safe = ?3, xattrs = ?4 WHERE ino = ?1",
+            )?
+            .execute((
+                attr.ino as i64,
+                &past.content,
+                past.content.is_some(),
+                past.xattrs.len() as i64,
+            ))?;
+            for (name, value) in past.xattrs {
+                tx.prepare_cached("INSERT INTO xattrs(ino, name, value) VALUES(?1, ?2, ?3)")?
+                    .execute((attr.ino as i64, name, value))?;
+            }
+            self.add_name(tx, parent, name, attr.ino, attr.kind, LinkId::BIRTH)?;
+            Ok(orphan)
+        })?;
+        self.note_orphan(orphan);
+        Ok(attr.ino)
+    }
+
+    /// Gives a node one more name; a file that has it goes.
+    ///
+    /// # Errors
+    /// As [`Volume::link`], and if the name is a directory's.
+    pub(crate) fn link_over(&self, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
+        let orphan = self
+            .db
+            .write(|tx| self.remove_file(tx, parent, name.as_bytes()))?;
+        self.note_orphan(orphan);
+        self.link(ino, parent, name.as_bytes())?;
+        Ok(())
+    }
+
+    /// Sets the time of a directory's last change.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn set_directory_time(&self, ino: Ino, mtime: Time) -> Result<()> {
+        self.db.write(|tx| {
+            tx.prepare_cached("UPDATE nodes SET mtime = ?2 WHERE ino = ?1")?
+                .execute((ino as i64, mtime.0))?;
+            self.mark_changed(tx, ino)
+        })
+    }
+
+    /// What of a file is stored, as it was stored last; `None` if nothing is, or if it was
+    /// changed since.
+    ///
+    /// # Errors
+    /// If the database fails or is damaged.
+    pub(crate) fn clean_content(&self, ino: Ino) -> Result<Option<Content>> {
+        let encoded: Option<Option<Vec<u8>>> = self.db.look(|connection| {
+            Ok(connection
+                .prepare_cached(
+                    "SELECT content FROM nodes n WHERE ino = ?1
+                     AND NOT EXISTS (SELECT 1 FROM cached c WHERE c.ino = n.ino AND c.dirty)",
+                )?
+                .query_row([ino as i64], |row| row.get(0))
+                .optional()?)
+        })?;
+        let encoded = encoded.flatten();
+        Ok(encoded
+            .map(|bytes| larder_format::decode_content(&bytes))
+            .transpose()?)
+    }
+
+    /// Takes a name from the file that has it, if one does. Answers the node if it was its
+    /// last.
+    fn remove_file(&self, tx: &Transaction<'_>, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        match find_entry(tx, parent, name)? {
+            Some(there) if there.kind == Kind::Directory => Err(VolumeError::IsDirectory),
+            Some(there) => self.remove_link(tx, parent, name, there, node::now()),
+            None => Ok(None),
+        }
     }
 
     /// Gives a node that is no directory one more name.
@@ -844,6 +958,27 @@ pub(crate) fn random_u64() -> Result<u64> {
 pub(crate) fn fill_random(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes)
         .map_err(|error| VolumeError::State(format!("the system gave no random bytes: {error}")))
+}
+
+/// Whether a node that is to be placed at `name` may have this id. A node that has it now
+/// gives it up, if that is the only place it has: then it is what the new one replaces.
+fn free_id(tx: &Transaction<'_>, id: NodeId, parent: Ino, name: &Name) -> Result<bool> {
+    let has_it: Option<(i64, u32)> = tx
+        .prepare_cached("SELECT ino, nlink FROM nodes WHERE id = ?1")?
+        .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((ino, nlink)) = has_it else {
+        return Ok(true);
+    };
+    let there = find_entry(tx, parent, name.as_bytes())?;
+    let is_replaced = nlink == 1 && there.is_some_and(|there| there.child == ino as Ino);
+    if nlink > 0 && !is_replaced {
+        return Ok(false);
+    }
+    let other = new_node_id(node::now())?;
+    tx.prepare_cached("UPDATE nodes SET id = ?2 WHERE ino = ?1")?
+        .execute((ino, other.as_bytes()))?;
+    Ok(true)
 }
 
 fn find_entry(connection: &Connection, parent: Ino, name: &[u8]) -> Result<Option<Entry>> {

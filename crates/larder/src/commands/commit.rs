@@ -1,12 +1,11 @@
-//! `commit` and `log`: named states of the tree.
+//! `commit`: a named state of the tree.
 
-use larder_daemon::{Commit as CommitOp, CommitMade, CommitReport, Failure, Log as LogOp};
+use larder_daemon::{Commit as CommitOp, CommitMade, Failure};
 
 use super::{Machine, ask};
-use crate::args::{Commit, Log};
+use crate::args::Commit;
 use crate::exit::Exit;
-use crate::table::{Side, Table};
-use crate::{say, units};
+use crate::say;
 
 pub fn commit(machine: Machine, args: &Commit) -> Result<Exit, Failure> {
     let located = machine.locate(&[])?;
@@ -39,33 +38,7 @@ fn show(commit: &CommitMade) {
     }
 }
 
-pub fn log(machine: Machine, args: &Log) -> Result<Exit, Failure> {
-    let located = machine.locate(&[])?;
-    let commits = ask(&located, LogOp { limit: args.limit })?;
-    if args.json {
-        say::json(&commits)?;
-        return Ok(Exit::Done);
-    }
-    let mut table = Table::new(&[Side::Right, Side::Left, Side::Left, Side::Left]);
-    for commit in &commits {
-        table.row(row(commit));
-    }
-    table.lines().for_each(say::out);
-    Ok(Exit::Done)
-}
-
-fn row(commit: &CommitReport) -> [String; 4] {
-    let message = commit.message.as_deref().unwrap_or_default();
-    let first_line = message.lines().next().unwrap_or_default();
-    let text = match commit.stored {
-        true => first_line.to_owned(),
-        false => format!("(not stored yet) {first_line}"),
-    };
-    let id = short(&commit.id).to_owned();
-    [commit.n.to_string(), id, units::time(commit.time), text]
-}
-
 /// The start of an id, enough to tell commits apart.
-fn short(id: &str) -> &str {
+pub fn short(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }

@@ -218,3 +218,102 @@ fn commits_are_listed_newest_first_with_their_messages() {
     let newest = laptop.larder(["log", "-n", "1", "--json"]).ok().json();
     assert_eq!(newest.as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
+    let shelf = Shelf::new();
+    let laptop = Machine::with_volume(&shelf);
+    laptop.mount();
+    let at = |path: &str| laptop.mount_point().join(path);
+    let number = |said: Said| said.ok().json()["n"].as_u64().unwrap().to_string();
+    fs::create_dir(at("photos")).unwrap();
+    fs::write(at("photos/cat"), "a cat").unwrap();
+    fs::write(at("photos/dog"), "a dog").unwrap();
+    let first = number(laptop.larder(["commit", "-m", "pets", "--json"]));
+    fs::write(at("photos/cat"), "a cat that was painted over").unwrap();
+    fs::rename(at("photos/dog"), at("photos/hound")).unwrap();
+    let second = number(laptop.larder(["commit", "-m", "art", "--json"]));
+
+    laptop
+        .larder(["show", &second])
+        .ok()
+        .says("art")
+        .says("photos/hound (was photos/dog)");
+    laptop
+        .larder(["diff", &first, "latest", "--path", "Larder/photos/cat"])
+        .ok()
+        .says("changed")
+        .says("photos/cat");
+    laptop
+        .larder(["log", "Larder/photos/hound"])
+        .ok()
+        .says("moved photos/hound (was photos/dog)")
+        .says("added photos/dog");
+
+    // A program that has the painted one open keeps it; the next one opens the cat.
+    let open = fs::File::open(at("photos/cat")).unwrap();
+    laptop
+        .larder(["restore", "Larder/photos/cat", "--at", &first])
+        .ok()
+        .says("Brought back 1 file as in commit");
+    assert_eq!(fs::read_to_string(at("photos/cat")).unwrap(), "a cat");
+    let painted = std::io::read_to_string(open).unwrap();
+    assert_eq!(painted, "a cat that was painted over");
+    laptop
+        .larder([
+            "restore",
+            "Larder/photos",
+            "--at",
+            "0d",
+            "--to",
+            "Larder/copy",
+        ])
+        .ok();
+    assert_eq!(fs::read_to_string(at("copy/hound")).unwrap(), "a dog");
+
+    fs::remove_dir_all(at("photos")).unwrap();
+    laptop
+        .larder(["undelete", "Larder/photos"])
+        .ok()
+        .says("2 files and 1 directory");
+    assert_eq!(fs::read_to_string(at("photos/cat")).unwrap(), "a cat");
+    assert_eq!(fs::read_to_string(at("photos/hound")).unwrap(), "a dog");
+    laptop.larder(["commit"]).ok();
+    laptop.unmount();
+
+    // Another machine has the same past, whose content it fetches.
+    let desktop = Machine::new();
+    desktop
+        .open(&shelf, ["--passphrase-file", "passphrase"])
+        .ok();
+    desktop.mount();
+    desktop.larder(["log"]).ok().says("pets").says("art");
+    desktop
+        .larder(["log", "Larder/photos/cat"])
+        .ok()
+        .says("changed photos/cat")
+        .says("added photos/cat");
+    let id = desktop.larder(["log", "--json"]).ok().json();
+    let art = id.as_array().unwrap().iter();
+    let art = art
+        .clone()
+        .find(|commit| commit["message"] == "art")
+        .unwrap();
+    let id = art["id"].as_str().unwrap();
+    desktop
+        .larder(["restore", "Larder/photos/cat", "--at", &id[..12]])
+        .ok();
+    let there = desktop.mount_point().join("photos/cat");
+    assert_eq!(
+        fs::read_to_string(there).unwrap(),
+        "a cat that was painted over"
+    );
+    for wrong in [
+        &["restore", "Larder/photos/cat", "--at", "never"][..],
+        &["restore", "Larder/photos/cow", "--at", "latest"],
+        &["undelete", "Larder/photos/cat"],
+        &["show", "77777"],
+    ] {
+        assert_ne!(desktop.larder(wrong).code, Some(0), "{wrong:?}");
+    }
+}

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 24] = [
     "init",
     "open",
     "mount",
@@ -19,6 +19,10 @@ const COMMANDS: [&str; 20] = [
     "unpin",
     "commit",
     "log",
+    "show",
+    "diff",
+    "restore",
+    "undelete",
     "verify",
     "store",
     "doctor",

@@ -31,6 +31,13 @@ pub(crate) enum Page {
     Fetched(Arc<Verified>),
 }
 
+impl Page {
+    /// Whether it came from the store.
+    pub(crate) fn is_fetched(&self) -> bool {
+        matches!(self, Self::Fetched(_))
+    }
+}
+
 impl AsRef<[u8]> for Page {
     fn as_ref(&self) -> &[u8] {
         match self {

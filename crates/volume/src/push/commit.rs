@@ -322,7 +322,8 @@ fn make_durable(volume: &Volume, draft: &Draft, head: &[u8]) -> Result<()> {
             tx.prepare_cached("INSERT OR REPLACE INTO pages(id, bytes) VALUES(?1, ?2)")?
                 .execute((id.as_bytes(), bytes))?;
         }
-        for id in draft.left.iter().chain(&draft.commit.parents) {
+        // The commits before stay: the history is read from them.
+        for id in &draft.left {
             tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?
                 .execute([id.as_bytes()])?;
         }

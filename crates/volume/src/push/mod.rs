@@ -50,8 +50,9 @@ pub use log::CommitInfo;
 pub use request::CommitReport;
 pub use status::PushStatus;
 
-pub(crate) use draft::set_base_commit;
+pub(crate) use draft::{base_commit, set_base_commit};
 pub(crate) use identity::{first_commit, settle as settle_identity};
+pub(crate) use index::blocking;
 pub(crate) use proof::{Accepted, is_awaited};
 
 use crate::db::Db;

@@ -187,7 +187,7 @@ pub(super) fn write_node(
     write_links(&mut node.links, places, dot, time);
     node.attrs.write(attrs, dot);
     node.content.write(content, dot);
-    if node == *before {
+    if node == *before && before.is_alive() {
         return node;
     }
     // A change says anew that the node lives, so that it beats a delete made elsewhere.

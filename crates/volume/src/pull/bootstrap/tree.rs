@@ -298,7 +298,7 @@ fn keep_link(tx: &Transaction<'_>, ino: Ino, kind: Kind, link: LinkId, place: &L
 
 /// What a file's data takes: each run between holes in whole blocks. Of a long list only
 /// the size is known before its pages come.
-fn allocated(content: &Content) -> u64 {
+pub(crate) fn allocated(content: &Content) -> u64 {
     const BLOCK: u64 = 4096;
     let blocks = |bytes: u64| bytes.div_ceil(BLOCK) * BLOCK;
     match content {

@@ -1,0 +1,237 @@
+//! What a volume can be asked of its past, and how each is answered.
+
+use larder_model::Time;
+use larder_volume::Volume;
+use larder_volume::history::{Difference, Moment, What, Which};
+use larder_volume::progress::Report;
+use serde::{Deserialize, Serialize};
+use tokio::task::block_in_place;
+
+use crate::failure::Failure;
+use crate::host::Host;
+use crate::report::{
+    Change, ChangeReport, CommitReport, DiffReport, EventReport, KeptReport, LogReport, NodeKind,
+    RestoreReport, TreePath,
+};
+use crate::wire::Operation;
+
+/// How a commit is named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum When {
+    /// The latest one.
+    Latest,
+    /// A number of this machine's, or the start of an id.
+    Commit(String),
+    /// The latest one at this time, in nanoseconds since 1970.
+    Time(i64),
+}
+
+impl From<When> for Which {
+    fn from(when: When) -> Self {
+        match when {
+            When::Latest => Self::Latest,
+            When::Commit(name) => Self::Name(name),
+            When::Time(nanos) => Self::At(Time(nanos)),
+        }
+    }
+}
+
+/// The latest commits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Log {
+    /// At most so many.
+    pub limit: u64,
+}
+
+/// The commits that changed a path.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogOf {
+    /// Which.
+    pub path: TreePath,
+    /// At most so many.
+    pub limit: u64,
+}
+
+/// What a commit changed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Show {
+    /// Which.
+    pub commit: When,
+}
+
+/// What one commit has differently from another.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Diff {
+    /// The older one.
+    pub from: When,
+    /// The newer one.
+    pub to: When,
+    /// Only at or below this path.
+    pub path: TreePath,
+}
+
+/// Bring back what was.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Restore {
+    /// What.
+    pub path: TreePath,
+    /// As it was then; `None`: as it was when it was deleted.
+    pub at: Option<When>,
+    /// To where; `None`: where it was.
+    pub to: Option<TreePath>,
+}
+
+impl Operation for Log {
+    const NAME: &'static str = "log";
+    const STOPS_WITH_ASKER: bool = true;
+    type Answer = LogReport;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<LogReport, Failure> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        Ok(block_in_place(|| log(&host.volume, limit))?)
+    }
+}
+
+fn log(volume: &Volume, limit: usize) -> larder_volume::Result<LogReport> {
+    let mut report = LogReport::default();
+    for moment in volume.chain()?.take(limit) {
+        match moment {
+            Ok(moment) => report.commits.push(commit_report(volume, &moment)?),
+            Err(error) => {
+                report.cut = Some(error.to_string());
+                break;
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn commit_report(volume: &Volume, moment: &Moment) -> larder_volume::Result<CommitReport> {
+    let commit = &moment.commit;
+    Ok(CommitReport {
+        n: commit.n,
+        id: moment.id.to_string(),
+        time: commit.wall.0,
+        message: commit.message.clone(),
+        stored: volume.is_stored(moment)?,
+        author: commit.author.to_string(),
+    })
+}
+
+impl Operation for LogOf {
+    const NAME: &'static str = "log-of";
+    const STOPS_WITH_ASKER: bool = true;
+    type Answer = Vec<EventReport>;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<Vec<EventReport>, Failure> {
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        Ok(block_in_place(|| {
+            let events = host.volume.log_of(&self.path.0, limit)?;
+            events
+                .into_iter()
+                .map(|event| {
+                    Ok(EventReport {
+                        commit: commit_report(&host.volume, &event.moment)?,
+                        change: change_report(event.difference),
+                    })
+                })
+                .collect::<larder_volume::Result<_>>()
+        })?)
+    }
+}
+
+impl Operation for Show {
+    const NAME: &'static str = "show";
+    const STOPS_WITH_ASKER: bool = true;
+    type Answer = DiffReport;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<DiffReport, Failure> {
+        Ok(block_in_place(|| {
+            let moment = host.volume.moment(&self.commit.into())?;
+            let before = host.volume.before(&moment)?;
+            diff(&host.volume, before, moment, b"")
+        })?)
+    }
+}
+
+impl Operation for Diff {
+    const NAME: &'static str = "diff";
+    const STOPS_WITH_ASKER: bool = true;
+    type Answer = DiffReport;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<DiffReport, Failure> {
+        Ok(block_in_place(|| {
+            let from = host.volume.moment(&self.from.into())?;
+            let to = host.volume.moment(&self.to.into())?;
+            diff(&host.volume, Some(from), to, &self.path.0)
+        })?)
+    }
+}
+
+fn diff(
+    volume: &Volume,
+    from: Option<Moment>,
+    to: Moment,
+    path: &[u8],
+) -> larder_volume::Result<DiffReport> {
+    let changes = volume.differences(from.as_ref(), &to, path)?;
+    Ok(DiffReport {
+        from: from.map(|from| commit_report(volume, &from)).transpose()?,
+        to: commit_report(volume, &to)?,
+        changes: changes.into_iter().map(change_report).collect(),
+    })
+}
+
+fn change_report(difference: Difference) -> ChangeReport {
+    ChangeReport {
+        change: match difference.what {
+            What::Added => Change::Added,
+            What::Removed => Change::Removed,
+            What::Content => Change::Content,
+            What::Moved => Change::Moved,
+            What::Attributes => Change::Attributes,
+        },
+        kind: NodeKind::from(difference.kind),
+        path: TreePath(difference.path),
+        from: difference.from.map(TreePath),
+        size_before: difference.size_before,
+        size_after: difference.size_after,
+    }
+}
+
+impl Operation for Restore {
+    const NAME: &'static str = "restore";
+    const STOPS_WITH_ASKER: bool = false;
+    const NEEDS_LOOPS: bool = true;
+    type Answer = RestoreReport;
+
+    async fn run(self, host: &Host, report: Report<'_>) -> Result<RestoreReport, Failure> {
+        let moment = block_in_place(|| match self.at {
+            Some(when) => host.volume.moment(&when.into()),
+            None => host.volume.moment_of_deleted(&self.path.0),
+        })?;
+        let at = block_in_place(|| commit_report(&host.volume, &moment))?;
+        let to = self.to.unwrap_or_else(|| self.path.clone());
+        let done = host
+            .volume
+            .restore(moment, self.path.0, to.0.clone(), report)
+            .await?;
+        Ok(RestoreReport {
+            commit: at,
+            path: to,
+            files: done.files,
+            directories: done.directories,
+            bytes: done.bytes,
+            same: done.same,
+            kept: done
+                .kept
+                .into_iter()
+                .map(|(path, reason)| KeptReport {
+                    path: TreePath(path),
+                    reason,
+                })
+                .collect(),
+        })
+    }
+}

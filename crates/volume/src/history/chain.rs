@@ -1,0 +1,217 @@
+//! From commit to commit, and the words that name one.
+
+use std::collections::{BinaryHeap, HashSet};
+
+use larder_format::Commit;
+use larder_model::{ChunkId, Hlc, Time};
+use rusqlite::OptionalExtension;
+
+use super::Moment;
+use crate::push::base_commit;
+use crate::{Result, Volume, VolumeError};
+
+/// Digits of an id that are enough to look for one.
+const DIGITS_MIN: usize = 6;
+
+/// How a user names a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The latest one.
+    Latest,
+    /// Its number among this replica's commits, or the first digits of its id.
+    Name(String),
+    /// The latest one at this time.
+    At(Time),
+}
+
+impl Volume {
+    /// The commit that is named so.
+    ///
+    /// # Errors
+    /// If there is none or more than one, or its bytes cannot be had.
+    pub fn moment(&self, which: &Which) -> Result<Moment> {
+        match which {
+            Which::Latest => self.latest(),
+            Which::Name(name) => self.named(name),
+            Which::At(time) => self.at(*time),
+        }
+    }
+
+    /// The commit before this one: the first of its parents.
+    ///
+    /// # Errors
+    /// If its bytes cannot be had.
+    pub fn before(&self, moment: &Moment) -> Result<Option<Moment>> {
+        let parent = moment.commit.parents.first();
+        parent.map(|id| self.read_commit(*id)).transpose()
+    }
+
+    fn latest(&self) -> Result<Moment> {
+        self.find_latest()?.ok_or_else(|| {
+            VolumeError::State("the volume has no commit yet. `larder commit` makes one".to_owned())
+        })
+    }
+
+    fn find_latest(&self) -> Result<Option<Moment>> {
+        let base = self.db.read(|connection| base_commit(self, connection))?;
+        Ok(base.map(|(id, commit)| Moment { id, commit }))
+    }
+
+    /// Whether the store has acknowledged the head of this commit; of one that came from
+    /// there, yes.
+    ///
+    /// # Errors
+    /// Failures of the database.
+    pub fn is_stored(&self, moment: &Moment) -> Result<bool> {
+        self.db.read(|connection| {
+            let acked: Option<bool> = connection
+                .prepare_cached("SELECT acked FROM commits WHERE id = ?1")?
+                .query_row([moment.id.as_bytes()], |row| row.get(0))
+                .optional()?;
+            Ok(acked.unwrap_or(true))
+        })
+    }
+
+    fn named(&self, name: &str) -> Result<Moment> {
+        if let Some(id) = self.own_commit(name)? {
+            return self.read_commit(id);
+        }
+        let digits = name.to_ascii_lowercase();
+        let is_id = digits.len() >= DIGITS_MIN && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        if !is_id {
+            return Err(VolumeError::State(format!(
+                "{name:?} names no commit. `larder log` lists them by number and id"
+            )));
+        }
+        let mut found: Option<Moment> = None;
+        for moment in self.chain()? {
+            let moment = moment?;
+            if !moment.id.to_string().starts_with(&digits) {
+                continue;
+            }
+            if found.replace(moment).is_some() {
+                return Err(VolumeError::State(format!(
+                    "more than one commit's id begins with {name}: give more of its digits"
+                )));
+            }
+        }
+        found.ok_or_else(|| {
+            VolumeError::State(format!(
+                "no commit's id begins with {name}. `larder log` lists them"
+            ))
+        })
+    }
+
+    /// The commit of this replica with this number.
+    fn own_commit(&self, number: &str) -> Result<Option<ChunkId>> {
+        let Ok(n) = number.parse::<i64>() else {
+            return Ok(None);
+        };
+        self.db.read(|connection| {
+            let mut found = connection.prepare_cached("SELECT id FROM commits WHERE n = ?1")?;
+            let mut rows = found.query([n])?;
+            let Some(row) = rows.next()? else {
+                return Ok(None);
+            };
+            let id: Vec<u8> = row.get(0)?;
+            Ok(ChunkId::from_slice(&id))
+        })
+    }
+
+    fn at(&self, time: Time) -> Result<Moment> {
+        for moment in self.chain()? {
+            let moment = moment?;
+            if moment.commit.wall <= time {
+                return Ok(moment);
+            }
+        }
+        Err(VolumeError::State(
+            "the volume had no commit yet at that time. `larder log` lists all".to_owned(),
+        ))
+    }
+
+    /// All commits that the latest one includes, and itself, the newest first.
+    ///
+    /// # Errors
+    /// Failures of the database; each step fails if the commit's bytes cannot be had.
+    pub fn chain(&self) -> Result<impl Iterator<Item = Result<Moment>> + '_> {
+        let latest = self.find_latest()?;
+        Ok(Chain {
+            volume: self,
+            seen: latest.iter().map(|moment| moment.id).collect(),
+            next: latest.into_iter().map(Waiting).collect(),
+        })
+    }
+
+    /// A commit: from the database, or from the store.
+    fn read_commit(&self, id: ChunkId) -> Result<Moment> {
+        let page = self.tree_page(&id)?;
+        let commit = Commit::decode(page.as_ref())?;
+        if page.is_fetched() {
+            // The next walk through the history has it here.
+            self.db.write_soon(|tx| {
+                tx.prepare_cached("INSERT OR IGNORE INTO pages(id, bytes) VALUES(?1, ?2)")?
+                    .execute((id.as_bytes(), page.as_ref()))?;
+                Ok(())
+            })?;
+        }
+        Ok(Moment { id, commit })
+    }
+}
+
+/// Commits, the newest first.
+struct Chain<'a> {
+    volume: &'a Volume,
+    seen: HashSet<ChunkId>,
+    next: BinaryHeap<Waiting>,
+}
+
+impl Iterator for Chain<'_> {
+    type Item = Result<Moment>;
+
+    fn next(&mut self) -> Option<Result<Moment>> {
+        let Waiting(moment) = self.next.pop()?;
+        for &parent in &moment.commit.parents {
+            if self.seen.insert(parent) {
+                match self.volume.read_commit(parent) {
+                    Ok(parent) => self.next.push(Waiting(parent)),
+                    Err(error) => {
+                        self.next.clear();
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+        Some(Ok(moment))
+    }
+}
+
+/// A commit in its place: by its hybrid logical time, which is later than that of each commit
+/// it includes.
+struct Waiting(Moment);
+
+impl Waiting {
+    fn place(&self) -> (Hlc, ChunkId) {
+        (self.0.commit.time, self.0.id)
+    }
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.place().cmp(&other.place())
+    }
+}

@@ -1,0 +1,32 @@
+//! The past of the tree, as the commits tell it.
+//!
+//! A commit holds the whole tree of its moment, so the past needs no book of its own: `chain`
+//! goes from commit to commit, `past` reads the tree of one, `compare` tells two apart, and
+//! `path` follows one file through them, by the dots that say in which commit each part of a
+//! node was written. `restore` brings back what was, and `view`
+//! shows it as files. Pages that are not here come from the store when they are read.
+
+mod chain;
+mod compare;
+mod past;
+mod path;
+mod restore;
+mod view;
+
+pub use chain::Which;
+pub use compare::{Difference, What};
+pub use path::Event;
+pub use restore::RestoreReport;
+pub(crate) use view::Views;
+
+use larder_format::Commit;
+use larder_model::ChunkId;
+
+/// A commit, read from its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// Its id.
+    pub id: ChunkId,
+    /// What it says.
+    pub commit: Commit,
+}

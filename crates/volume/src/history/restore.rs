@@ -1,0 +1,328 @@
+//! Bringing back what was.
+//!
+//! What comes back is placed, not copied: its content lies on the store, and comes when it is
+//! read. Before anything is replaced, what is there is in a commit, so that it can be brought
+//! back in its turn. Nothing is removed: a directory gets back what it had and keeps what is
+//! new in it.
+//!
+//! A file that is replaced keeps its identity and gets a new number on this machine: whoever
+//! has it open keeps what he opened.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use larder_format::encode_content;
+use larder_model::{Attrs, Content, Kind, Name, Node, NodeId};
+
+use super::Moment;
+use super::past::Past;
+use super::path::shown;
+use crate::names::PastNode;
+use crate::node::Attr;
+use crate::progress::{Progress, Report, Unit};
+use crate::push::blocking;
+use crate::{Ino, Result, Volume, VolumeError};
+
+/// What was brought back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Files, symlinks and the like that came back.
+    pub files: u64,
+    /// Directories that came back.
+    pub directories: u64,
+    /// The sizes of the files together, in bytes.
+    pub bytes: u64,
+    /// Files that are as they were.
+    pub same: u64,
+    /// Paths of what could not come back, and why.
+    pub kept: Vec<(Vec<u8>, String)>,
+}
+
+impl Volume {
+    /// Brings what was at `path` at that moment to `target`, which may be the same path.
+    ///
+    /// # Errors
+    /// If there was nothing, `target`'s directory is not there, what is there now cannot be
+    /// committed, or a page of the tree cannot be had. What came back until then is there.
+    pub async fn restore(
+        self: &Arc<Self>,
+        moment: Moment,
+        path: Vec<u8>,
+        target: Vec<u8>,
+        report: Report<'_>,
+    ) -> Result<RestoreReport> {
+        let committed = self.commit(None, report).await?;
+        if let Some(changing) = committed.still_changing.first() {
+            return Err(VolumeError::State(format!(
+                "{changing} keeps changing, so what is in it now is in no commit yet. Close it \
+                 and restore then"
+            )));
+        }
+        let volume = Arc::clone(self);
+        let (restored, steps) = std::sync::mpsc::channel();
+        let working = blocking(move || {
+            let mut restoring = Restoring::new(&volume, &moment, path == target, restored);
+            restoring.all(&path, &target)?;
+            Ok(restoring.report)
+        });
+        tokio::pin!(working);
+        loop {
+            let pause = tokio::time::sleep(std::time::Duration::from_millis(100));
+            tokio::select! {
+                done = &mut working => return done,
+                () = pause => {
+                    if let Some(progress) = steps.try_iter().last() {
+                        report(progress);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The newest moment at which something was at this path, though nothing is now.
+    ///
+    /// # Errors
+    /// If something is there, or no commit has anything there.
+    pub fn moment_of_deleted(&self, path: &[u8]) -> Result<Moment> {
+        match self.resolve(path) {
+            Err(VolumeError::NoEntry) => {}
+            Ok(_) => {
+                return Err(VolumeError::State(format!(
+                    "{} is there. `larder restore` with `--at` brings an older state of it back",
+                    shown(path)
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+        self.last_at(path).map(|(moment, _)| moment)
+    }
+}
+
+struct Restoring<'a> {
+    volume: &'a Volume,
+    past: Past<'a>,
+    /// Whether what comes back is the same node as then, not a copy of it.
+    is_itself: bool,
+    /// Nodes with several names that came back already.
+    linked: HashMap<NodeId, Ino>,
+    steps: std::sync::mpsc::Sender<Progress>,
+    report: RestoreReport,
+}
+
+impl<'a> Restoring<'a> {
+    fn new(
+        volume: &'a Volume,
+        moment: &Moment,
+        is_itself: bool,
+        steps: std::sync::mpsc::Sender<Progress>,
+    ) -> Self {
+        Self {
+            volume,
+            past: Past::new(volume, &moment.commit),
+            is_itself,
+            linked: HashMap::new(),
+            steps,
+            report: RestoreReport::default(),
+        }
+    }
+
+    fn all(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
+        let id = self.past.resolve(path)?.ok_or_else(|| {
+            VolumeError::State(format!("nothing was at {} at that time", shown(path)))
+        })?;
+        if target.is_empty() {
+            return self.directory(id, crate::ROOT, target);
+        }
+        let split = target.iter().rposition(|&byte| byte == b'/');
+        let (parent, name) = match split {
+            Some(at) => (&target[..at], &target[at + 1..]),
+            None => (&b""[..], target),
+        };
+        let parent_ino = self.parent(parent)?;
+        self.node(id, parent_ino, &Name::new(name)?, target)
+    }
+
+    /// The directory that the target goes to; one that was deleted comes back alone.
+    fn parent(&mut self, path: &[u8]) -> Result<Ino> {
+        match self.volume.resolve(path) {
+            Ok(ino) => return Ok(ino),
+            Err(VolumeError::NoEntry) if self.is_itself => {}
+            Err(VolumeError::NoEntry) => {
+                return Err(VolumeError::State(format!(
+                    "there is no directory {}; make it first",
+                    shown(path)
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+        let mut at = crate::ROOT;
+        let mut end = 0;
+        for part in path.split(|&byte| byte == b'/') {
+            end = (end + part.len() + usize::from(end > 0)).min(path.len());
+            let name = Name::new(part)?;
+            let there = self.volume.lookup(at, part)?;
+            at = match there {
+                Some(there) if there.kind == Kind::Directory => there.ino,
+                Some(_) => return Err(VolumeError::NotDirectory),
+                None => {
+                    let id = self.past.resolve(&path[..end])?;
+                    let id = id.ok_or(VolumeError::NoEntry)?;
+                    let Some(node) = self.past.node(&id)? else {
+                        return Err(VolumeError::NoEntry);
+                    };
+                    let ino = self.place(id, &node, at, &name)?;
+                    self.report.directories += 1;
+                    ino
+                }
+            };
+        }
+        Ok(at)
+    }
+
+    fn node(&mut self, id: NodeId, parent: Ino, name: &Name, path: &[u8]) -> Result<()> {
+        let node = self.past.node(&id)?.ok_or_else(|| {
+            VolumeError::Damaged(format!("node {id} of a commit's tree is missing"))
+        })?;
+        let there = self.volume.lookup(parent, name.as_bytes())?;
+        match (node.kind, there) {
+            (Kind::Directory, Some(there)) if there.kind == Kind::Directory => {
+                self.directory(id, there.ino, path)
+            }
+            (Kind::Directory, Some(_)) => {
+                self.keep(path, "a file is there now where a directory was");
+                Ok(())
+            }
+            (_, Some(there)) if there.kind == Kind::Directory => {
+                self.keep(path, "a directory is there now where a file was");
+                Ok(())
+            }
+            (Kind::Directory, None) => {
+                let ino = self.place(id, &node, parent, name)?;
+                self.report.directories += 1;
+                self.directory(id, ino, path)?;
+                self.set_time(ino, &node)
+            }
+            (_, Some(there)) if self.is_same(&there, &node)? => {
+                self.report.same += 1;
+                Ok(())
+            }
+            _ => {
+                let ino = self.place(id, &node, parent, name)?;
+                if node.names().count() > 1 {
+                    self.linked.insert(id, ino);
+                }
+                self.report.files += 1;
+                self.report.bytes += node.content().map_or(0, Content::size);
+                // Whoever asked may be gone.
+                let _ = self.steps.send(Progress {
+                    phase: "restoring".to_owned(),
+                    done: self.report.files,
+                    total: self.report.files,
+                    unit: Unit::Files,
+                    path: Some(String::from_utf8_lossy(path).into_owned()),
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings back what the directory held.
+    fn directory(&mut self, id: NodeId, ino: Ino, path: &[u8]) -> Result<()> {
+        for (name, entry) in self.past.entries(&id)? {
+            let mut below = path.to_vec();
+            if !below.is_empty() {
+                below.push(b'/');
+            }
+            below.extend_from_slice(name.as_bytes());
+            self.node(entry.node, ino, &name, &below)?;
+        }
+        Ok(())
+    }
+
+    /// Whether what is there has the content and attributes of then.
+    fn is_same(&self, there: &Attr, node: &Node) -> Result<bool> {
+        let Some(attrs) = node.attrs().filter(|_| there.kind == node.kind) else {
+            return Ok(false);
+        };
+        let same_attrs = (there.mode, there.uid, there.gid, there.mtime, there.rdev)
+            == (attrs.mode, attrs.uid, attrs.gid, attrs.mtime, attrs.rdev);
+        if !same_attrs {
+            return Ok(false);
+        }
+        match node.content() {
+            Some(Content::Target(target)) => Ok(self.volume.read_link(there.ino)? == *target),
+            Some(content @ (Content::Extents(_) | Content::List { .. })) => {
+                Ok(self.volume.clean_content(there.ino)?.as_ref() == Some(content))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn place(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Ino> {
+        if let Some(&ino) = self.linked.get(&id) {
+            self.volume.link_over(ino, parent, name)?;
+            self.tell(parent, name);
+            return Ok(ino);
+        }
+        let attrs = node.attrs().ok_or_else(|| {
+            VolumeError::Damaged(format!("node {id} of a commit's tree has no attributes"))
+        })?;
+        let content = node.content().unwrap_or(&Content::None);
+        let past = PastNode {
+            id: self.is_itself.then_some(id),
+            attr: attr_of(node.kind, attrs, content),
+            target: match content {
+                Content::Target(target) => Some(target),
+                _ => None,
+            },
+            content: (node.kind == Kind::File).then(|| match content {
+                Content::None => encode_content(&Content::Extents(Vec::new())),
+                content => encode_content(content),
+            }),
+            xattrs: &attrs.xattrs,
+        };
+        let ino = self.volume.place_past(parent, name, &past)?;
+        self.tell(parent, name);
+        Ok(ino)
+    }
+
+    /// The times of a directory that was filled are those of then.
+    fn set_time(&self, ino: Ino, node: &Node) -> Result<()> {
+        let Some(attrs) = node.attrs() else {
+            return Ok(());
+        };
+        self.volume.set_directory_time(ino, attrs.mtime)
+    }
+
+    fn tell(&self, parent: Ino, name: &Name) {
+        let notify = &self.volume.notify;
+        notify.tell(|face| face.entry_changed(parent, name.as_bytes()));
+    }
+
+    fn keep(&mut self, path: &[u8], why: &str) {
+        self.report.kept.push((path.to_vec(), why.to_owned()));
+    }
+}
+
+pub(super) fn attr_of(kind: Kind, attrs: &Attrs, content: &Content) -> Attr {
+    let is_directory = kind == Kind::Directory;
+    Attr {
+        ino: 0,
+        kind,
+        mode: attrs.mode,
+        nlink: if is_directory { 2 } else { 1 },
+        uid: attrs.uid,
+        gid: attrs.gid,
+        rdev: attrs.rdev,
+        size: if is_directory { 4096 } else { content.size() },
+        blocks: if is_directory {
+            8
+        } else {
+            crate::pull::allocated(content) / 512
+        },
+        atime: attrs.mtime,
+        mtime: attrs.mtime,
+        ctime: crate::node::now(),
+        btime: attrs.btime,
+    }
+}
