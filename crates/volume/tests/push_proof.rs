@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{Bench, PASSPHRASE, noise, read_file, until, write_file};
 use larder_store::StoreOptions;
 use larder_store::testing::{Call, Fault, Faulty, When};
-use larder_volume::{Credential, Dropped, Ino, KeptReason, Volume};
+use larder_volume::{Credential, Dropped, Ino, KeptReason, ROOT, Volume};
 
 /// A volume on a folder that says it does not sync.
 struct Lax {
@@ -303,4 +303,78 @@ fn a_line_that_turns_a_bit_now_and_then_loses_nothing() {
     until("it is proven", || is_safe(&volume, ino));
     assert!(!says(&volume, "lost"));
     lax.bench.stop(volume);
+}
+
+/// A store that was put back from a backup lacks packs that it had acknowledged; the copy here
+/// may be the last one.
+#[test]
+fn while_the_store_may_be_an_old_copy_of_itself_nothing_is_dropped() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    write_file(&volume, "old", b"before the backup");
+    bench.commit(&volume);
+    let (store, backup, newer) = (
+        bench.path("store"),
+        bench.path("backup"),
+        bench.path("newer"),
+    );
+    common::copy_directory(&store, &backup);
+    let ino = write_file(&volume, "new", &noise(9, 100_000));
+    bench.commit(&volume);
+    assert!(is_safe(&volume, ino));
+    bench.stop(volume);
+    std::fs::rename(&store, &newer).unwrap();
+    std::fs::rename(&backup, &store).unwrap();
+
+    let kept = |volume: &Volume| volume.would_keep(ino).unwrap() == Some(KeptReason::StoreInDoubt);
+    let volume = bench.start();
+    until("the doubt is told", || {
+        says(&volume, "may have lost objects")
+    });
+    assert!(kept(&volume));
+    // A newer commit is no proof of what was before it.
+    write_file(&volume, "newest", b"stored after it");
+    bench.commit(&volume);
+    bench.stop(volume);
+    let volume = bench.start();
+    until("the doubt is told again", || {
+        says(&volume, "may have lost objects")
+    });
+    assert!(kept(&volume));
+    let verify = || {
+        let verified = bench
+            .runtime
+            .block_on(volume.verify(&[ROOT], true, &|_| {}));
+        verified.unwrap()
+    };
+    assert!(!verify().missing.is_empty());
+    assert!(kept(&volume));
+    // The lost objects come back, by hand.
+    common::copy_directory(&newer, &store);
+    assert!(verify().is_well());
+    assert!(is_safe(&volume, ino) && !says(&volume, "may have lost objects"));
+    bench.stop(volume);
+}
+
+/// A list that shows less than there is tells nothing in the long run.
+#[test]
+fn the_doubt_ends_when_the_head_is_found_after_all() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let ino = write_file(&volume, "file", &noise(9, 100_000));
+    bench.commit(&volume);
+    bench.stop(volume);
+    let (heads, aside) = (bench.path("store").join("heads"), bench.path("aside"));
+    std::fs::rename(&heads, &aside).unwrap();
+    let volume = bench.start();
+    until("the doubt is told", || {
+        says(&volume, "may have lost objects")
+    });
+    assert!(!is_safe(&volume, ino));
+    bench.stop(volume);
+    let _ = std::fs::remove_dir_all(&heads);
+    std::fs::rename(&aside, &heads).unwrap();
+    let volume = bench.start();
+    until("the file is safe again", || is_safe(&volume, ino));
+    bench.stop(volume);
 }

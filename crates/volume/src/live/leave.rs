@@ -40,6 +40,8 @@ pub enum KeptReason {
     NotCommitted,
     /// A store took it without syncing it, and it is not proven yet.
     Unproven,
+    /// The store does not show what it had acknowledged, and may have lost more.
+    StoreInDoubt,
     /// A program has it open.
     Open,
     /// It, or a directory above it, is pinned.
@@ -60,6 +62,9 @@ impl KeptReason {
             Self::Unproven => {
                 "the store took it without a word that it is on its disk; it is looked at \
                  again within two minutes"
+            }
+            Self::StoreInDoubt => {
+                "the store may have lost what it had; `larder verify --stores` finds out"
             }
             Self::Open => "a program has it open",
             Self::Pinned => "it is pinned",
@@ -205,6 +210,8 @@ impl Volume {
                 Some(KeptReason::Unproven)
             } else if !safe {
                 Some(KeptReason::NotCommitted)
+            } else if crate::push::is_in_doubt(connection)? {
+                Some(KeptReason::StoreInDoubt)
             } else if is_pinned(connection, ino)? {
                 Some(KeptReason::Pinned)
             } else {

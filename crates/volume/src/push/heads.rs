@@ -14,14 +14,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use larder_format::{FormatError, Head, head_name, object, open_head, parse_head_name};
 use larder_store::{Key, Store};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::identity::{self, Apart};
 use super::proof::{self, Accepted};
 use super::shared::Shared;
 use super::upload::{key, put};
+use crate::db::{meta, meta_u64, set_meta};
 use crate::{Result, Volume, VolumeError};
 
+/// The row of `meta` with the head that the store had acknowledged and does not show.
+const DOUBT: &str = "doubt";
+const WARNING: &str = "heads";
 /// So many heads are kept on the store.
 const HEADS_KEPT: u64 = 8;
 
@@ -50,8 +54,14 @@ pub(super) enum Pushed {
 pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Compared> {
     let there = numbers(shared, volume).await?;
     let made = identity::own_commits(&volume.db, HEADS_KEPT + 1)?;
-    let acknowledged = made.iter().filter(|(_, acked)| *acked).map(|(n, _)| *n);
-    let acknowledged = acknowledged.max().unwrap_or(0);
+    let mut acknowledged = 0;
+    for (n, _) in made.iter().filter(|(_, acked)| *acked) {
+        // One that the store took without syncing is looked after already.
+        let name = key(head_name(&volume.replica().id(), *n))?;
+        if !proof::is_unproven(volume, &name)? {
+            acknowledged = acknowledged.max(*n);
+        }
+    }
     let (mut newest, mut is_damaged) = (0, false);
     for &n in there.iter().rev() {
         let name = key(head_name(&volume.replica().id(), n))?;
@@ -69,7 +79,7 @@ pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Com
                     "{name} on {} is damaged. Check the store with `larder verify --stores`",
                     volume.store.address()
                 );
-                shared.warnings.set("heads", words);
+                shared.warnings.set(WARNING, words);
             }
             There::Same => {
                 newest = n;
@@ -79,17 +89,69 @@ pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Com
         }
     }
     if newest < acknowledged && !is_damaged {
-        shared.warnings.set(
-            "heads",
-            format!(
-                "{} shows commit {newest} of this machine as its newest, though {acknowledged} \
-                 was acknowledged: it may have lost objects. Check it with `larder verify \
-                 --stores`",
-                volume.store.address()
-            ),
-        );
+        note_doubt(volume, acknowledged)?;
     }
+    settle_doubt(shared, volume).await?;
     Ok(Compared::Clear)
+}
+
+/// The store acknowledged this replica's head `n` and does not show it: it may be an old copy of
+/// itself, without what was put since. From here on nothing is dropped.
+fn note_doubt(volume: &Volume, n: u64) -> Result<()> {
+    volume
+        .db
+        .write_synced(|tx| set_meta(tx, DOUBT, &n.to_be_bytes()))
+}
+
+/// Whether the store may have lost what it had acknowledged.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn is_in_doubt(connection: &Connection) -> Result<bool> {
+    Ok(meta(connection, DOUBT)?.is_some())
+}
+
+/// All that the store must have was found there.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn end_doubt(volume: &Volume) -> Result<()> {
+    if volume.db.read(is_in_doubt)? {
+        volume.db.write(|tx| {
+            tx.execute("DELETE FROM meta WHERE key = ?1", [DOUBT])?;
+            Ok(())
+        })?;
+    }
+    volume.push.shared.warnings.clear(WARNING);
+    Ok(())
+}
+
+/// A list that was stale does no harm: where the head is there after all, the doubt ends. Else it
+/// is said.
+async fn settle_doubt(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    let n = volume
+        .db
+        .read(|connection| match is_in_doubt(connection)? {
+            true => meta_u64(connection, DOUBT).map(Some),
+            false => Ok(None),
+        })?;
+    let Some(n) = n else {
+        return Ok(());
+    };
+    let name = key(head_name(&volume.replica().id(), n))?;
+    if let There::Same = lies_there(shared, volume, &name, n).await? {
+        return end_doubt(volume);
+    }
+    shared.warnings.set(
+        WARNING,
+        format!(
+            "{} does not have commit {n} of this machine, which it had acknowledged: it may have \
+             lost objects, or be an old copy of itself. Nothing is dropped here until `larder \
+             verify --stores` finds all there",
+            volume.store.address()
+        ),
+    );
+    Ok(())
 }
 
 /// The numbers of this replica's heads that the store lists, in order.

@@ -97,6 +97,18 @@ pub(super) fn forget(volume: &Volume, name: &Key) -> Result<()> {
     })
 }
 
+/// Whether the store took the object without syncing it, and it is not proven yet.
+///
+/// # Errors
+/// If the database fails.
+pub(super) fn is_unproven(volume: &Volume, name: &Key) -> Result<bool> {
+    volume.db.read(|connection| {
+        Ok(connection
+            .prepare_cached("SELECT 1 FROM unproven WHERE name = ?1")?
+            .exists([name.as_str()])?)
+    })
+}
+
 /// An acknowledged head reaches these files, at these generations: they are safe now, or
 /// once all that was put by now is proven.
 ///

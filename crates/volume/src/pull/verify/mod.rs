@@ -102,7 +102,12 @@ impl Volume {
         if stores {
             let all = paths.contains(&crate::ROOT);
             let files = files.iter().map(|file| file.ino).collect();
-            verified.add(stored::verify(self, files, all, report).await?);
+            let stored = stored::verify(self, files, all, report).await?;
+            if all && stored.is_well() && stored.unknown.is_empty() {
+                let settling = work(&weak, |volume| crate::push::end_doubt(volume));
+                settling.await.ok_or(VolumeError::Stopping)??;
+            }
+            verified.add(stored);
         }
         Ok(verified)
     }
