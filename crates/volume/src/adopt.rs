@@ -38,6 +38,9 @@ use crate::{Ino, Result, Volume, VolumeError};
 /// what a batch is made durable by costs the same for a few files as for many.
 const FIRST_BATCH_FILES: usize = 512;
 const MOST_BATCH_FILES: usize = 2048;
+/// A file with more names that seems to be in use is looked at so often, with a pause between.
+const LOOKS: u32 = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// What was changed longer ago counts as changed so long ago: such files are stored in the
 /// order in which they are taken in, so that those of one directory come to one pack.
 const LONGEST_QUIET: Duration = Duration::from_secs(60);
@@ -350,7 +353,7 @@ impl Adoption<'_> {
             Some((names, None)) => *names == candidate.meta.nlink(),
             None => true,
         };
-        if is_being_written(&candidate.source) {
+        if is_in_use(volume, candidate) {
             self.leave(&candidate.source, "a program has it open for writing");
             return Ok(Prepared::Left);
         }
@@ -488,6 +491,25 @@ enum Taken {
 /// What tells whether a file's bytes changed.
 fn bytes_of(meta: &Metadata) -> (u64, i64, i64) {
     (meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
+/// Whether a program has the file open for writing. One of its names may be in the volume
+/// already, taken in by a run that died: then the volume itself may have it open, to store it.
+fn is_in_use(volume: &Volume, candidate: &Candidate) -> bool {
+    if !is_being_written(&candidate.source) {
+        return false;
+    }
+    if candidate.meta.nlink() < 2 {
+        return true;
+    }
+    let key = (candidate.meta.dev(), candidate.meta.ino());
+    (0..LOOKS).all(|_| {
+        let in_use = is_being_written(&candidate.source) && !volume.holds_alone(key);
+        if in_use {
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        in_use
+    })
 }
 
 /// Whether a program has the file open for writing; false if that cannot be found out.

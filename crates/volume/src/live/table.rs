@@ -305,6 +305,22 @@ impl Volume {
         }
     }
 
+    /// Whether the file with this device and inode number is open here and nowhere else.
+    pub(crate) fn holds_alone(&self, (dev, ino): (u64, u64)) -> bool {
+        let lives: Vec<_> = self.live.table.lock().values().cloned().collect();
+        lives.iter().any(|live| {
+            let Some(slot) = live.slot.try_lock() else {
+                return false;
+            };
+            let file = slot.known().and_then(|state| state.file.as_ref());
+            file.is_some_and(|file| {
+                let meta = file.metadata();
+                meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == (dev, ino))
+                    && !crate::lease::is_open_elsewhere(file)
+            })
+        })
+    }
+
     pub(super) fn let_go(&self, live: &Arc<Live>) {
         let Some(slot) = live.slot.try_lock() else {
             return;
