@@ -139,7 +139,8 @@ impl Volume {
         Ok(Chain {
             volume: self,
             seen: latest.iter().map(|moment| moment.id).collect(),
-            next: latest.into_iter().map(Waiting).collect(),
+            waiting: latest.into_iter().map(Waiting).collect(),
+            parents: Vec::new(),
         })
     }
 
@@ -163,25 +164,30 @@ impl Volume {
 struct Chain<'a> {
     volume: &'a Volume,
     seen: HashSet<ChunkId>,
-    next: BinaryHeap<Waiting>,
+    waiting: BinaryHeap<Waiting>,
+    /// Of the commit that was given last: they may be away, and are read only if they are
+    /// wanted.
+    parents: Vec<ChunkId>,
 }
 
 impl Iterator for Chain<'_> {
     type Item = Result<Moment>;
 
     fn next(&mut self) -> Option<Result<Moment>> {
-        let Waiting(moment) = self.next.pop()?;
-        for &parent in &moment.commit.parents {
-            if self.seen.insert(parent) {
-                match self.volume.read_commit(parent) {
-                    Ok(parent) => self.next.push(Waiting(parent)),
-                    Err(error) => {
-                        self.next.clear();
-                        return Some(Err(error));
-                    }
+        for parent in std::mem::take(&mut self.parents) {
+            if !self.seen.insert(parent) {
+                continue;
+            }
+            match self.volume.read_commit(parent) {
+                Ok(parent) => self.waiting.push(Waiting(parent)),
+                Err(error) => {
+                    self.waiting.clear();
+                    return Some(Err(error));
                 }
             }
         }
+        let Waiting(moment) = self.waiting.pop()?;
+        self.parents.clone_from(&moment.commit.parents);
         Some(Ok(moment))
     }
 }
