@@ -6,7 +6,7 @@
 //! one row, however much lies below it. What a commit must take is noted in `changed` and
 //! `tombstones` in the same transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder_model::{Content, Kind, LinkId, Name, NodeId, Time};
@@ -72,6 +72,11 @@ pub(crate) struct PastNode<'a> {
     /// Extended attributes.
     pub(crate) xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
 }
+
+/// Files that a restore took names from and that have others left, with the number of the
+/// change that this was.
+#[derive(Debug, Default)]
+pub(crate) struct Replaced(HashMap<Ino, i64>);
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -349,24 +354,30 @@ impl Volume {
         Ok(attr)
     }
 
-    /// Puts a node of the past at a place; a file that is there goes. The content of a file
-    /// stays on the store.
+    /// Puts a node of the past at a place. A file that is there goes, if a commit holds what it
+    /// is now; otherwise it stays, and the answer is `None`. The content of a file stays on the
+    /// store.
     ///
     /// # Errors
     /// If the place is a directory's, or `parent` is no directory that is there.
-    pub(crate) fn place_past(&self, parent: Ino, name: &Name, past: &PastNode<'_>) -> Result<Ino> {
+    pub(crate) fn place_past(
+        &self,
+        parent: Ino,
+        name: &Name,
+        past: &PastNode<'_>,
+        replaced: &mut Replaced,
+    ) -> Result<Option<Ino>> {
         self.inos.reserve(&self.db, 1)?;
         let attr = Attr {
             ino: self.inos.take(),
             ..past.attr
         };
-        let orphan = self.db.write(|tx| {
-            self.directory(tx, parent)?;
+        let placed = self.replacing(parent, name, replaced, |tx, replaced| {
             let id = match past.id {
                 Some(id) if free_id(tx, id, parent, name)? => id,
                 _ => new_node_id(node::now())?,
             };
-            let orphan = self.remove_file(tx, parent, name.as_bytes())?;
+            let orphan = self.remove_file(tx, parent, name.as_bytes(), replaced)?;
             let above = (attr.kind == Kind::Directory).then_some(parent);
             insert_row(tx, &attr, id, above, past.target)?;
             // Deleted since then, and no commit knows yet: none needs to.
@@ -388,21 +399,87 @@ impl Volume {
             self.add_name(tx, parent, name, attr.ino, attr.kind, LinkId::BIRTH)?;
             Ok(orphan)
         })?;
-        self.note_orphan(orphan);
-        Ok(attr.ino)
+        Ok(placed.then_some(attr.ino))
     }
 
-    /// Gives a node one more name; a file that has it goes.
+    /// Gives a node one more name. A file that has it goes, or stays, as in
+    /// [`Volume::place_past`]; then the answer is false.
     ///
     /// # Errors
     /// As [`Volume::link`], and if the name is a directory's.
-    pub(crate) fn link_over(&self, ino: Ino, parent: Ino, name: &Name) -> Result<()> {
-        let orphan = self
-            .db
-            .write(|tx| self.remove_file(tx, parent, name.as_bytes()))?;
-        self.note_orphan(orphan);
-        self.link(ino, parent, name.as_bytes())?;
-        Ok(())
+    pub(crate) fn link_over(
+        &self,
+        ino: Ino,
+        parent: Ino,
+        name: &Name,
+        replaced: &mut Replaced,
+    ) -> Result<bool> {
+        let linked = self.replacing(parent, name, replaced, |tx, replaced| {
+            let orphan = self.remove_file(tx, parent, name.as_bytes(), replaced)?;
+            self.add_link(tx, ino, parent, name)?;
+            Ok(orphan)
+        })?;
+        if linked {
+            let kind = self.attr(ino)?.kind;
+            self.note_moved(&[(ino, kind)]);
+        }
+        Ok(linked)
+    }
+
+    /// Does what replaces a file, if a commit holds what the file is now: false if none does.
+    /// It is looked at under the node's lock, in the transaction that replaces it, for a
+    /// program may write it at this moment.
+    fn replacing(
+        &self,
+        parent: Ino,
+        name: &Name,
+        replaced: &mut Replaced,
+        act: impl Fn(&Transaction<'_>, &mut Replaced) -> Result<Option<Ino>>,
+    ) -> Result<bool> {
+        loop {
+            let there = self
+                .db
+                .look(|connection| find_entry(connection, parent, name.as_bytes()))?;
+            let mut place = |is_dirty: bool| {
+                self.db.write(|tx| {
+                    self.directory(tx, parent)?;
+                    let now = find_entry(tx, parent, name.as_bytes())?;
+                    if now.map(|now| now.child) != there.map(|there| there.child) {
+                        return Ok(None);
+                    }
+                    if let Some(there) = there
+                        && there.kind != Kind::Directory
+                        && (is_dirty || !self.is_in_commit(tx, there.child, replaced)?)
+                    {
+                        return Ok(Some((false, None)));
+                    }
+                    Ok(Some((true, act(tx, replaced)?)))
+                })
+            };
+            let done = match there {
+                Some(there) if there.kind == Kind::File => self.hold(there.child, |held| {
+                    held.observe()?;
+                    held.flush_pending()?;
+                    place(held.dirty)
+                })?,
+                _ => place(false)?,
+            };
+            // Otherwise another file has taken the name meanwhile.
+            if let Some((done, orphan)) = done {
+                self.note_orphan(orphan);
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Whether the latest commit holds the node as it is, but for the names that a restore
+    /// took from it.
+    fn is_in_commit(&self, tx: &Transaction<'_>, ino: Ino, replaced: &Replaced) -> Result<bool> {
+        let change: Option<i64> = tx
+            .prepare_cached("SELECT seq FROM changed WHERE ino = ?1")?
+            .query_row([ino as i64], |row| row.get(0))
+            .optional()?;
+        Ok(change.is_none_or(|change| replaced.0.get(&ino) == Some(&change)))
     }
 
     /// Sets the time of a directory's last change.
@@ -440,12 +517,27 @@ impl Volume {
 
     /// Takes a name from the file that has it, if one does. Answers the node if it was its
     /// last.
-    fn remove_file(&self, tx: &Transaction<'_>, parent: Ino, name: &[u8]) -> Result<Option<Ino>> {
-        match find_entry(tx, parent, name)? {
-            Some(there) if there.kind == Kind::Directory => Err(VolumeError::IsDirectory),
-            Some(there) => self.remove_link(tx, parent, name, there, node::now()),
-            None => Ok(None),
+    fn remove_file(
+        &self,
+        tx: &Transaction<'_>,
+        parent: Ino,
+        name: &[u8],
+        replaced: &mut Replaced,
+    ) -> Result<Option<Ino>> {
+        let Some(there) = find_entry(tx, parent, name)? else {
+            return Ok(None);
+        };
+        if there.kind == Kind::Directory {
+            return Err(VolumeError::IsDirectory);
         }
+        let orphan = self.remove_link(tx, parent, name, there, node::now())?;
+        if orphan.is_none() {
+            let change = tx
+                .prepare_cached("SELECT seq FROM changed WHERE ino = ?1")?
+                .query_row([there.child as i64], |row| row.get(0))?;
+            replaced.0.insert(there.child, change);
+        }
+        Ok(orphan)
     }
 
     /// Gives a node that is no directory one more name.
@@ -454,32 +546,36 @@ impl Volume {
     /// If the name is taken or cannot be, or the node has too many.
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attr> {
         let name = Name::new(name)?;
-        let attr = self.db.write_soon(|tx| {
-            self.directory(tx, parent)?;
-            let attr = node::attr(tx, ino)?;
-            if attr.kind == Kind::Directory {
-                return Err(VolumeError::NotPermitted("a directory has one name only"));
-            }
-            if attr.nlink == 0 {
-                return Err(VolumeError::NoEntry);
-            }
-            if attr.nlink >= LINKS_MAX {
-                return Err(VolumeError::Invalid("the file has too many names"));
-            }
-            if find_entry(tx, parent, name.as_bytes())?.is_some() {
-                return Err(VolumeError::Exists);
-            }
-            let now = node::now();
-            let link = LinkId(random_u64()?.max(1));
-            self.insert_entry(tx, parent, name.as_bytes(), ino, attr.kind, link)?;
-            add_links(tx, ino, 1)?;
-            set_ctime(tx, ino, now)?;
-            self.touch_directory(tx, parent, now)?;
-            self.mark_changed(tx, ino)?;
-            node::attr(tx, ino)
-        })?;
+        let attr = self
+            .db
+            .write_soon(|tx| self.add_link(tx, ino, parent, &name))?;
         self.note_moved(&[(ino, attr.kind)]);
         Ok(self.with_live(attr))
+    }
+
+    fn add_link(&self, tx: &Transaction<'_>, ino: Ino, parent: Ino, name: &Name) -> Result<Attr> {
+        self.directory(tx, parent)?;
+        let attr = node::attr(tx, ino)?;
+        if attr.kind == Kind::Directory {
+            return Err(VolumeError::NotPermitted("a directory has one name only"));
+        }
+        if attr.nlink == 0 {
+            return Err(VolumeError::NoEntry);
+        }
+        if attr.nlink >= LINKS_MAX {
+            return Err(VolumeError::Invalid("the file has too many names"));
+        }
+        if find_entry(tx, parent, name.as_bytes())?.is_some() {
+            return Err(VolumeError::Exists);
+        }
+        let now = node::now();
+        let link = LinkId(random_u64()?.max(1));
+        self.insert_entry(tx, parent, name.as_bytes(), ino, attr.kind, link)?;
+        add_links(tx, ino, 1)?;
+        set_ctime(tx, ino, now)?;
+        self.touch_directory(tx, parent, now)?;
+        self.mark_changed(tx, ino)?;
+        node::attr(tx, ino)
     }
 
     /// Takes a name from a node that is no directory. The node goes when it has no name

@@ -304,6 +304,49 @@ fn a_copy_of_the_past_leaves_what_is_there_alone() {
     }
 }
 
+/// Its only copy would go with it.
+#[test]
+fn what_no_commit_holds_is_not_replaced() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    make_dir(&volume, "d");
+    for name in ["d/a", "d/b", "d/c", "d/log"] {
+        write_file(&volume, name, b"old");
+    }
+    let c = volume.resolve(b"d/c").unwrap();
+    volume.link(c, ROOT, b"other name").unwrap();
+    let old = bench.commit(&volume).n;
+    write_file(&volume, "d/.larderignore", b"log\n");
+    for name in ["d/a", "d/b", "d/c", "d/log"] {
+        replace(&volume, name, b"a newer one");
+    }
+    bench.commit(&volume);
+    // One is written while another comes back, before its turn.
+    let b = volume.resolve(b"d/b").unwrap();
+    let moment = volume.moment(&number(old)).unwrap();
+    let report = bench
+        .runtime
+        .block_on(
+            volume.restore(moment, b"d".to_vec(), b"d".to_vec(), &|progress| {
+                if progress.path.as_deref() == Some("d/a") {
+                    common::edit_file(&volume, b, 0, b"A");
+                }
+            }),
+        )
+        .unwrap();
+    let kept: Vec<_> = report.kept.iter().map(|(path, _)| &path[..]).collect();
+    assert_eq!(kept, [&b"d/b"[..], b"d/log"]);
+    for (name, bytes) in [
+        ("d/a", &b"old"[..]),
+        ("d/b", b"A newer one"),
+        ("d/c", b"old"),
+        ("d/log", b"a newer one"),
+    ] {
+        assert_eq!(read_file(&volume, name), bytes, "{name}");
+    }
+    bench.stop(volume);
+}
+
 #[test]
 fn what_is_deleted_comes_back_from_the_newest_commit_that_has_it() {
     let bench = Bench::new();

@@ -17,11 +17,14 @@ use larder_model::{Attrs, Content, Kind, Name, Node, NodeId};
 use super::Moment;
 use super::past::Past;
 use super::path::shown;
-use crate::names::PastNode;
+use crate::names::{PastNode, Replaced};
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
-use crate::push::blocking;
 use crate::{Ino, Result, Volume, VolumeError};
+
+/// Why a file is not replaced that could not be brought back afterwards.
+const NOT_COMMITTED: &str = "what is there now is in no commit: it was changed a moment ago, a \
+     program has it open to write, or a rule keeps it local; close it or move it away";
 
 /// What was brought back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,25 +61,19 @@ impl Volume {
                  and restore then"
             )));
         }
-        let volume = Arc::clone(self);
-        let (restored, steps) = std::sync::mpsc::channel();
-        let working = blocking(move || {
-            let mut restoring = Restoring::new(&volume, &moment, path == target, restored);
+        tokio::task::block_in_place(|| {
+            let mut restoring = Restoring {
+                volume: self,
+                past: Past::new(self, &moment.commit),
+                is_itself: path == target,
+                linked: HashMap::new(),
+                replaced: Replaced::default(),
+                done: RestoreReport::default(),
+                report,
+            };
             restoring.all(&path, &target)?;
-            Ok(restoring.report)
-        });
-        tokio::pin!(working);
-        loop {
-            let pause = tokio::time::sleep(std::time::Duration::from_millis(100));
-            tokio::select! {
-                done = &mut working => return done,
-                () = pause => {
-                    if let Some(progress) = steps.try_iter().last() {
-                        report(progress);
-                    }
-                }
-            }
-        }
+            Ok(restoring.done)
+        })
     }
 
     /// The newest moment at which something was at this path, though nothing is now.
@@ -105,27 +102,12 @@ struct Restoring<'a> {
     is_itself: bool,
     /// Nodes with several names that came back already.
     linked: HashMap<NodeId, Ino>,
-    steps: std::sync::mpsc::Sender<Progress>,
-    report: RestoreReport,
+    replaced: Replaced,
+    done: RestoreReport,
+    report: Report<'a>,
 }
 
-impl<'a> Restoring<'a> {
-    fn new(
-        volume: &'a Volume,
-        moment: &Moment,
-        is_itself: bool,
-        steps: std::sync::mpsc::Sender<Progress>,
-    ) -> Self {
-        Self {
-            volume,
-            past: Past::new(volume, &moment.commit),
-            is_itself,
-            linked: HashMap::new(),
-            steps,
-            report: RestoreReport::default(),
-        }
-    }
-
+impl Restoring<'_> {
     fn all(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         let id = self.past.resolve(path)?.ok_or_else(|| {
             VolumeError::State(format!("nothing was at {} at that time", shown(path)))
@@ -170,8 +152,10 @@ impl<'a> Restoring<'a> {
                     let Some(node) = self.past.node(&id)? else {
                         return Err(VolumeError::NoEntry);
                     };
-                    let ino = self.place(id, &node, at, &name)?;
-                    self.report.directories += 1;
+                    let Some(ino) = self.place(id, &node, at, &name)? else {
+                        return Err(VolumeError::NotDirectory);
+                    };
+                    self.done.directories += 1;
                     ino
                 }
             };
@@ -197,27 +181,32 @@ impl<'a> Restoring<'a> {
                 Ok(())
             }
             (Kind::Directory, None) => {
-                let ino = self.place(id, &node, parent, name)?;
-                self.report.directories += 1;
+                let Some(ino) = self.place(id, &node, parent, name)? else {
+                    self.keep(path, NOT_COMMITTED);
+                    return Ok(());
+                };
+                self.done.directories += 1;
                 self.directory(id, ino, path)?;
                 self.set_time(ino, &node)
             }
             (_, Some(there)) if self.is_same(&there, &node)? => {
-                self.report.same += 1;
+                self.done.same += 1;
                 Ok(())
             }
             _ => {
-                let ino = self.place(id, &node, parent, name)?;
+                let Some(ino) = self.place(id, &node, parent, name)? else {
+                    self.keep(path, NOT_COMMITTED);
+                    return Ok(());
+                };
                 if node.names().count() > 1 {
                     self.linked.insert(id, ino);
                 }
-                self.report.files += 1;
-                self.report.bytes += node.content().map_or(0, Content::size);
-                // Whoever asked may be gone.
-                let _ = self.steps.send(Progress {
+                self.done.files += 1;
+                self.done.bytes += node.content().map_or(0, Content::size);
+                (self.report)(Progress {
                     phase: "restoring".to_owned(),
-                    done: self.report.files,
-                    total: self.report.files,
+                    done: self.done.files,
+                    total: self.done.files,
                     unit: Unit::Files,
                     path: Some(String::from_utf8_lossy(path).into_owned()),
                 });
@@ -258,12 +247,30 @@ impl<'a> Restoring<'a> {
         }
     }
 
-    fn place(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Ino> {
-        if let Some(&ino) = self.linked.get(&id) {
-            self.volume.link_over(ino, parent, name)?;
-            self.tell(parent, name);
-            return Ok(ino);
+    /// `None` if what is there is in no commit, and so stays.
+    fn place(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Option<Ino>> {
+        let placed = match self.linked.get(&id) {
+            Some(&ino) => {
+                let replaced = &mut self.replaced;
+                let is_linked = self.volume.link_over(ino, parent, name, replaced)?;
+                is_linked.then_some(ino)
+            }
+            None => self.place_node(id, node, parent, name)?,
+        };
+        if placed.is_some() {
+            let notify = &self.volume.notify;
+            notify.tell(|face| face.entry_changed(parent, name.as_bytes()));
         }
+        Ok(placed)
+    }
+
+    fn place_node(
+        &mut self,
+        id: NodeId,
+        node: &Node,
+        parent: Ino,
+        name: &Name,
+    ) -> Result<Option<Ino>> {
         let attrs = node.attrs().ok_or_else(|| {
             VolumeError::Damaged(format!("node {id} of a commit's tree has no attributes"))
         })?;
@@ -281,9 +288,8 @@ impl<'a> Restoring<'a> {
             }),
             xattrs: &attrs.xattrs,
         };
-        let ino = self.volume.place_past(parent, name, &past)?;
-        self.tell(parent, name);
-        Ok(ino)
+        self.volume
+            .place_past(parent, name, &past, &mut self.replaced)
     }
 
     /// The times of a directory that was filled are those of then.
@@ -294,13 +300,8 @@ impl<'a> Restoring<'a> {
         self.volume.set_directory_time(ino, attrs.mtime)
     }
 
-    fn tell(&self, parent: Ino, name: &Name) {
-        let notify = &self.volume.notify;
-        notify.tell(|face| face.entry_changed(parent, name.as_bytes()));
-    }
-
     fn keep(&mut self, path: &[u8], why: &str) {
-        self.report.kept.push((path.to_vec(), why.to_owned()));
+        self.done.kept.push((path.to_vec(), why.to_owned()));
     }
 }
 

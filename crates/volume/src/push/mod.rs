@@ -53,7 +53,6 @@ pub use status::PushStatus;
 pub(crate) use draft::{base_commit, set_base_commit};
 pub(crate) use heads::{end_doubt, is_in_doubt};
 pub(crate) use identity::{first_commit, settle as settle_identity};
-pub(crate) use index::blocking;
 pub(crate) use proof::{Accepted, is_awaited};
 
 use crate::db::Db;
