@@ -79,7 +79,7 @@ impl<T: Clone + Ord> Register<T> {
 
 impl Node {
     /// A node whose registers hold nothing yet.
-    fn without_values(kind: Kind) -> Self {
+    pub fn without_values(kind: Kind) -> Self {
         Self {
             kind,
             life: Register(Vec::new()),
@@ -175,8 +175,8 @@ impl Node {
         self.life = Register::one(Life::Deleted, dot);
     }
 
-    /// Says anew that it is alive, because it was changed.
-    fn claim(&mut self, dot: Dot) {
+    /// Says anew that it is alive, because it was changed or has come back.
+    pub fn claim(&mut self, dot: Dot) {
         self.life = Register::one(Life::Alive, dot);
     }
 

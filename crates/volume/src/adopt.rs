@@ -29,9 +29,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::allocated;
 use crate::db::Transaction;
-use crate::names::{insert_row, new_node_id};
+use crate::names::new_node_id;
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
+use crate::stored_node::insert_row;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// How many files the first batch has. Each further one has twice as many, up to the most:

@@ -35,6 +35,7 @@ mod recover;
 mod settings;
 mod state_dir;
 mod status;
+mod stored_node;
 mod xattr;
 
 use std::sync::Arc;

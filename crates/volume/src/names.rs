@@ -6,7 +6,7 @@
 //! one row, however much lies below it. What a commit must take is noted in `changed` and
 //! `tombstones` in the same transaction.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use larder_model::{Content, Kind, LinkId, Name, NodeId, Time};
@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::db::{Db, Transaction, meta_u64, set_meta};
 use crate::node::{self, Attr, attr_of_row};
+use crate::stored_node::{StoredNode, insert_row};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
 
 const SET_GID: u32 = 0o2000;
@@ -57,20 +58,6 @@ pub enum RenameMode {
     NoReplace,
     /// Each takes the other's place.
     Exchange,
-}
-
-/// A node as it was, to be placed in the tree.
-pub(crate) struct PastNode<'a> {
-    /// Which it was; `None`: it becomes a copy.
-    pub(crate) id: Option<NodeId>,
-    /// Its attributes, but for the number that it gets.
-    pub(crate) attr: Attr,
-    /// Target, of symlinks.
-    pub(crate) target: Option<&'a [u8]>,
-    /// What it held, encoded, of files: stored, and reached by an acknowledged head.
-    pub(crate) content: Option<Vec<u8>>,
-    /// Extended attributes.
-    pub(crate) xattrs: &'a BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 /// Files that a restore took names from and that have others left, with the number of the
@@ -354,9 +341,9 @@ impl Volume {
         Ok(attr)
     }
 
-    /// Puts a node of the past at a place. A file that is there goes, if a commit holds what it
-    /// is now; otherwise it stays, and the answer is `None`. The content of a file stays on the
-    /// store.
+    /// Puts a node of the past at a place, as `id`, if one is given that is free, or else as a
+    /// copy. A file that is there goes, if a commit holds what it is now; otherwise it stays, and
+    /// the answer is `None`. The content of a file stays on the store.
     ///
     /// # Errors
     /// If the place is a directory's, or `parent` is no directory that is there.
@@ -364,38 +351,27 @@ impl Volume {
         &self,
         parent: Ino,
         name: &Name,
-        past: &PastNode<'_>,
+        id: Option<NodeId>,
+        past: &StoredNode<'_>,
         replaced: &mut Replaced,
     ) -> Result<Option<Ino>> {
         self.inos.reserve(&self.db, 1)?;
         let attr = Attr {
             ino: self.inos.take(),
+            ctime: node::now(),
             ..past.attr
         };
         let placed = self.replacing(parent, name, replaced, |tx, replaced| {
-            let id = match past.id {
+            let id = match id {
                 Some(id) if free_id(tx, id, parent, name)? => id,
                 _ => new_node_id(node::now())?,
             };
             let orphan = self.remove_file(tx, parent, name.as_bytes(), replaced)?;
             let above = (attr.kind == Kind::Directory).then_some(parent);
-            insert_row(tx, &attr, id, above, past.target)?;
+            past.insert(tx, &attr, id, above)?;
             // Deleted since then, and no commit knows yet: none needs to.
             tx.prepare_cached("DELETE FROM tombstones WHERE id = ?1")?
                 .execute([id.as_bytes()])?;
-            tx.prepare_cached(
-                "UPDATE nodes SET content = ?2, safe = ?3, xattrs = ?4 WHERE ino = ?1",
-            )?
-            .execute((
-                attr.ino as i64,
-                &past.content,
-                past.content.is_some(),
-                past.xattrs.len() as i64,
-            ))?;
-            for (name, value) in past.xattrs {
-                tx.prepare_cached("INSERT INTO xattrs(ino, name, value) VALUES(?1, ?2, ?3)")?
-                    .execute((attr.ino as i64, name, value))?;
-            }
             self.add_name(tx, parent, name, attr.ino, attr.kind, LinkId::BIRTH)?;
             Ok(orphan)
         })?;
@@ -999,40 +975,6 @@ pub(crate) fn forget_orphans(tx: &Transaction<'_>, gone: &[Ino]) -> Result<()> {
     for ino in gone {
         statement.execute([*ino as i64])?;
     }
-    Ok(())
-}
-
-/// Writes a new node's row.
-pub(crate) fn insert_row(
-    tx: &Transaction<'_>,
-    attr: &Attr,
-    id: NodeId,
-    parent: Option<Ino>,
-    target: Option<&[u8]>,
-) -> Result<()> {
-    tx.prepare_cached(
-        "INSERT INTO nodes(ino, id, kind, mode, uid, gid, rdev, nlink, size, alloc,
-                           mtime, ctime, btime, atime, parent, target)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-    )?
-    .execute(rusqlite::params![
-        attr.ino as i64,
-        id.as_bytes(),
-        larder_format::kind_code(attr.kind),
-        attr.mode,
-        attr.uid,
-        attr.gid,
-        attr.rdev as i64,
-        attr.nlink,
-        attr.size as i64,
-        (attr.blocks * 512) as i64,
-        attr.mtime.0,
-        attr.ctime.0,
-        attr.btime.0,
-        attr.atime.0,
-        parent.map(|parent| parent as i64),
-        target,
-    ])?;
     Ok(())
 }
 

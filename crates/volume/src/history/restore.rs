@@ -11,15 +11,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use larder_format::encode_content;
-use larder_model::{Attrs, Content, Kind, Name, Node, NodeId};
+use larder_model::{Content, Kind, Name, Node, NodeId};
 
 use super::Moment;
 use super::past::Past;
 use super::path::shown;
-use crate::names::{PastNode, Replaced};
+use crate::names::Replaced;
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
+use crate::stored_node::StoredNode;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// Why a file is not replaced that could not be brought back afterwards.
@@ -271,25 +271,10 @@ impl Restoring<'_> {
         parent: Ino,
         name: &Name,
     ) -> Result<Option<Ino>> {
-        let attrs = node.attrs().ok_or_else(|| {
-            VolumeError::Damaged(format!("node {id} of a commit's tree has no attributes"))
-        })?;
-        let content = node.content().unwrap_or(&Content::None);
-        let past = PastNode {
-            id: self.is_itself.then_some(id),
-            attr: attr_of(node.kind, attrs, content),
-            target: match content {
-                Content::Target(target) => Some(target),
-                _ => None,
-            },
-            content: (node.kind == Kind::File).then(|| match content {
-                Content::None => encode_content(&Content::Extents(Vec::new())),
-                content => encode_content(content),
-            }),
-            xattrs: &attrs.xattrs,
-        };
+        let past = StoredNode::new(&id, node)?;
+        let id = self.is_itself.then_some(id);
         self.volume
-            .place_past(parent, name, &past, &mut self.replaced)
+            .place_past(parent, name, id, &past, &mut self.replaced)
     }
 
     /// The times of a directory that was filled are those of then.
@@ -302,28 +287,5 @@ impl Restoring<'_> {
 
     fn keep(&mut self, path: &[u8], why: &str) {
         self.done.kept.push((path.to_vec(), why.to_owned()));
-    }
-}
-
-pub(super) fn attr_of(kind: Kind, attrs: &Attrs, content: &Content) -> Attr {
-    let is_directory = kind == Kind::Directory;
-    Attr {
-        ino: 0,
-        kind,
-        mode: attrs.mode,
-        nlink: if is_directory { 2 } else { 1 },
-        uid: attrs.uid,
-        gid: attrs.gid,
-        rdev: attrs.rdev,
-        size: if is_directory { 4096 } else { content.size() },
-        blocks: if is_directory {
-            8
-        } else {
-            crate::pull::allocated(content) / 512
-        },
-        atime: attrs.mtime,
-        mtime: attrs.mtime,
-        ctime: crate::node::now(),
-        btime: attrs.btime,
     }
 }

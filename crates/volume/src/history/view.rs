@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 
 use super::Moment;
 use super::past::Past;
-use super::restore::attr_of;
 use crate::node::Attr;
 use crate::pull::{Coming, Urgency};
+use crate::stored_node::StoredNode;
 use crate::{Result, Volume, VolumeError};
 
 /// Files whose pieces are remembered.
@@ -66,13 +66,10 @@ impl Volume {
     pub fn past_attr(&self, moment: &Moment, id: NodeId) -> Result<Attr> {
         let node = Past::new(self, &moment.commit).node(&id)?;
         let node = node.ok_or(VolumeError::NoEntry)?;
-        let attrs = node.attrs().ok_or(VolumeError::NoEntry)?;
-        let content = node.content().unwrap_or(&Content::None);
         let links = u32::try_from(node.names().count()).unwrap_or(u32::MAX);
-        let attr = attr_of(node.kind, attrs, content);
+        let attr = StoredNode::new(&id, &node)?.attr;
         Ok(Attr {
             nlink: attr.nlink.max(links),
-            ctime: attrs.ctime,
             ..attr
         })
     }

@@ -41,7 +41,6 @@ use larder_store::Store;
 use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch};
 
-pub(crate) use bootstrap::allocated;
 pub use bootstrap::{Credential, InitReport, OpenReport, find_volume, init, init_at_cost, open};
 pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;

@@ -13,7 +13,7 @@ use larder_format::tree::{
     Change, Finder, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
 };
 use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, encode_node};
-use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Register, Time};
+use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Time};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::written::{Seen, write_deleted, write_node};
@@ -331,7 +331,7 @@ impl Drafting<'_> {
              JOIN nodes n ON n.ino = d.child
              WHERE p.id = ?1 AND d.name = ?2 AND n.kind = ?3 AND n.content IS NULL",
         )?;
-        for place in present(before).map(|(_, place)| place) {
+        for place in before.names().map(|(_, link)| &link.place) {
             let child: Option<i64> = statement
                 .query_row(
                     (
@@ -473,37 +473,19 @@ fn node_id(connection: &Connection, ino: Ino) -> Result<Option<NodeId>> {
     Ok(id.and_then(|id| NodeId::from_slice(&id)))
 }
 
-/// The places of a node that is alive.
-fn present(node: &Node) -> impl Iterator<Item = (LinkId, &larder_model::Place)> {
-    let alive = is_alive(&node.life);
-    node.links
-        .iter()
-        .filter(move |_| alive)
-        .flat_map(|(&id, link)| link.0.iter().map(move |valued| (id, &valued.value)))
-        .filter(|(_, link)| link.present)
-        .map(|(id, link)| (id, &link.place))
-}
-
 /// The keys of a node's names, and the link that each is.
 fn names_of(node: &Node) -> BTreeMap<Vec<u8>, LinkId> {
-    present(node)
-        .map(|(id, place)| (name_key(&place.parent, &place.name), id))
+    node.names()
+        .map(|(id, link)| (name_key(&link.place.parent, &link.place.name), id))
         .collect()
-}
-
-fn is_alive(life: &Register<larder_model::Life>) -> bool {
-    life.0
-        .iter()
-        .any(|valued| valued.value == larder_model::Life::Alive)
 }
 
 /// What a node adds to the counts of files and of bytes.
 fn counted(node: &Node) -> (u64, u64) {
-    if node.kind != Kind::File || !is_alive(&node.life) {
+    if node.kind != Kind::File || !node.is_alive() {
         return (0, 0);
     }
-    let content = node.content.0.first().map(|valued| &valued.value);
-    (1, content.map_or(0, Content::size))
+    (1, node.content().map_or(0, Content::size))
 }
 
 /// The pages of the tree before, and those that the new one adds.

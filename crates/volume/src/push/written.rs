@@ -2,13 +2,11 @@
 //! the commit before has.
 //!
 //! A register that says the same as before keeps its dots; one that says something new gets
-//! the dot of the commit.
+//! the dot of the commit (`larder_model::change`).
 
 use std::collections::BTreeMap;
 
-use larder_model::{
-    Attrs, Content, Dot, Hlc, Kind, Life, Link, LinkId, Name, Node, NodeId, Place, Register, Time,
-};
+use larder_model::{Attrs, Content, Dot, Hlc, Kind, Link, LinkId, Name, Node, NodeId, Place, Time};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::{Ino, Result, VolumeError};
@@ -163,42 +161,28 @@ pub(super) fn write_node(
 ) -> Node {
     let content = content_now(seen, before);
     let attrs = attrs_now(seen, &content, before, time);
-    let Some(before) = before else {
-        let links = places
-            .into_iter()
-            .map(|(id, parent, name)| {
-                let link = Link {
-                    place: Place { parent, name },
-                    present: true,
-                    time,
-                };
-                (id, Register::one(link, dot))
-            })
-            .collect();
-        return Node {
-            kind: seen.kind,
-            life: Register::one(Life::Alive, dot),
-            links,
-            attrs: Register::one(attrs, dot),
-            content: Register::one(content, dot),
-        };
-    };
-    let mut node = before.clone();
-    write_links(&mut node.links, places, dot, time);
-    node.attrs.write(attrs, dot);
-    node.content.write(content, dot);
-    if node == *before && before.is_alive() {
-        return node;
+    let mut node = before
+        .cloned()
+        .unwrap_or_else(|| Node::without_values(seen.kind));
+    write_links(&mut node, places, dot, time);
+    if node.attrs() != Some(&attrs) {
+        node.write_attrs(attrs, dot);
     }
-    // A change says anew that the node lives, so that it beats a delete made elsewhere.
-    node.life = Register::one(Life::Alive, dot);
+    if node.content() != Some(&content) {
+        node.write_content(content, dot);
+    }
+    if !node.is_alive() {
+        node.claim(dot);
+    }
     node
 }
 
 /// The node, deleted: it keeps its last place and content, so that it can come back.
 pub(super) fn write_deleted(before: &Node, dot: Dot) -> Node {
     let mut node = before.clone();
-    node.life.write(Life::Deleted, dot);
+    if node.is_alive() {
+        node.delete(dot);
+    }
     node
 }
 
@@ -208,7 +192,7 @@ fn content_now(seen: &Seen, before: Option<&Node>) -> Content {
         Kind::File => seen
             .content
             .clone()
-            .or_else(|| latest(&before?.content).cloned())
+            .or_else(|| before?.content().cloned())
             .unwrap_or(Content::Extents(Vec::new())),
         _ => Content::None,
     }
@@ -222,11 +206,11 @@ fn attrs_now(seen: &Seen, content: &Content, before: Option<&Node>, time: Hlc) -
     let Some(before) = before else {
         return attrs;
     };
-    let Some(old) = latest(&before.attrs) else {
+    let Some(old) = before.attrs() else {
         return attrs;
     };
     // The time of a change whose bytes are not stored yet is not told yet either.
-    if seen.dirty && latest(&before.content) == Some(content) {
+    if seen.dirty && before.content() == Some(content) {
         attrs.mtime = old.mtime;
     }
     let as_before = Attrs {
@@ -236,57 +220,27 @@ fn attrs_now(seen: &Seen, content: &Content, before: Option<&Node>, time: Hlc) -
     if as_before == *old { as_before } else { attrs }
 }
 
-fn latest<T>(register: &Register<T>) -> Option<&T> {
-    register.0.last().map(|valued| &valued.value)
-}
-
-fn write_links(
-    links: &mut BTreeMap<LinkId, Register<Link>>,
-    places: Vec<(LinkId, NodeId, Name)>,
-    dot: Dot,
-    time: Hlc,
-) {
+fn write_links(node: &mut Node, places: Vec<(LinkId, NodeId, Name)>, dot: Dot, time: Hlc) {
     let now: BTreeMap<_, _> = places
         .into_iter()
         .map(|(id, parent, name)| (id, Place { parent, name }))
         .collect();
-    for (id, register) in links.iter_mut() {
-        let Some(old) = latest(register).cloned() else {
-            continue;
-        };
-        if old.present && !now.contains_key(id) {
-            let gone = Link {
-                present: false,
-                time,
-                ..old
-            };
-            register.write(gone, dot);
-        }
+    let present = node.present_links().map(|(id, _)| id);
+    let gone: Vec<_> = present.filter(|id| !now.contains_key(id)).collect();
+    for id in gone {
+        node.remove_link(id, time, dot);
     }
     for (id, place) in now {
-        let link = Link {
-            place,
-            present: true,
-            time,
-        };
-        match links.get_mut(&id) {
-            Some(register) => {
-                let same =
-                    latest(register).is_some_and(|old| old.present && old.place == link.place);
-                if !same {
-                    register.write(link, dot);
-                }
-            }
-            None => {
-                links.insert(id, Register::one(link, dot));
-            }
+        let is_there = |link: &Link| link.present && link.place == place;
+        if !node.link(id).is_some_and(is_there) {
+            node.write_link(id, place, time, dot);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use larder_model::{ChunkId, Extent, ReplicaId};
+    use larder_model::{ChunkId, Extent, Life, Register, ReplicaId};
 
     use super::*;
 

@@ -20,8 +20,8 @@ use super::join::find_volume;
 use super::slots::note_slots;
 use super::staging::{Staging, random};
 use crate::db::{Transaction, set_meta};
-use crate::names::insert_row;
 use crate::push::Accepted;
+use crate::stored_node::insert_row;
 use crate::{Attr, ROOT, Result, Settings, VolumeError, node};
 
 /// What a user must know of a new volume.

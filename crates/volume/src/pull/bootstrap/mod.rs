@@ -20,7 +20,6 @@ mod tree;
 pub use create::{InitReport, init, init_at_cost};
 pub use join::{OpenReport, find_volume, open};
 pub(in crate::pull) use slots::noted_slots;
-pub(crate) use tree::allocated;
 
 /// What opens a volume.
 #[derive(Clone)]

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use larder_format::tree::{self, Tree, TreeKind, parse_node_key};
-use larder_format::{Commit, decode_node, encode_content, kind_code};
-use larder_model::{
-    Attrs, ChunkId, Content, Extent, Kind, Life, Link, LinkId, Node, NodeId, Register,
-};
-use rusqlite::{OptionalExtension, params};
+use larder_format::{Commit, decode_node, kind_code};
+use larder_model::{ChunkId, Kind, Link, LinkId, Node, NodeId};
+use rusqlite::OptionalExtension;
 
 use super::super::flight::{Boarding, Flights};
 use super::super::request::{Fetcher, place};
 use super::super::source::Urgency;
 use crate::db::{Db, Transaction, set_meta};
+use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
+use crate::stored_node::StoredNode;
 use crate::{Ino, ROOT, Result, VolumeError};
 
 /// Requests that are under way at once.
@@ -197,7 +197,7 @@ impl Filling {
             }
             let id = parse_node_key(&key)?;
             let node = decode_node(&value)?;
-            if is_alive(&node.life) {
+            if node.is_alive() {
                 let ino = match id {
                     NodeId::ROOT => ROOT,
                     _ => self.next_ino,
@@ -213,71 +213,16 @@ impl Filling {
     }
 }
 
-fn is_alive(life: &Register<Life>) -> bool {
-    life.0.iter().any(|valued| valued.value == Life::Alive)
-}
-
-/// The latest of the values that stand side by side.
-fn latest<T, K: Ord>(register: &Register<T>, time: impl Fn(&T) -> K) -> Option<&T> {
-    register
-        .0
-        .iter()
-        .map(|valued| &valued.value)
-        .max_by_key(|value| time(value))
-}
-
 fn enter(tx: &Transaction<'_>, ino: Ino, id: NodeId, node: &Node) -> Result<()> {
-    let damaged = |what| VolumeError::Damaged(format!("node {id} of the tree has no {what}"));
-    let attrs =
-        latest(&node.attrs, |attrs: &Attrs| attrs.time).ok_or_else(|| damaged("attributes"))?;
-    let content = node
-        .content
-        .0
-        .first()
-        .map_or(&Content::None, |valued| &valued.value);
-    let is_directory = node.kind == Kind::Directory;
-    let (size, alloc) = match content {
-        _ if is_directory => (4096, 4096),
-        content => (content.size(), allocated(content)),
+    let stored = StoredNode::new(&id, node)?;
+    let attr = Attr {
+        ino,
+        nlink: 0,
+        ..stored.attr
     };
-    let target = match content {
-        Content::Target(target) => Some(target),
-        _ => None,
-    };
-    let encoded = (node.kind == Kind::File).then(|| match content {
-        Content::None => encode_content(&Content::Extents(Vec::new())),
-        content => encode_content(content),
-    });
-    tx.prepare_cached(
-        "INSERT INTO nodes(ino, id, kind, mode, uid, gid, rdev, nlink, size, alloc,
-                           mtime, ctime, btime, atime, target, content, safe, xattrs)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8, ?9, ?10, ?11, ?12, ?10, ?13, ?14, 1, ?15)",
-    )?
-    .execute(params![
-        ino as i64,
-        id.as_bytes(),
-        kind_code(node.kind),
-        attrs.mode,
-        attrs.uid,
-        attrs.gid,
-        attrs.rdev as i64,
-        size as i64,
-        alloc as i64,
-        attrs.mtime.0,
-        attrs.ctime.0,
-        attrs.btime.0,
-        target,
-        encoded,
-        attrs.xattrs.len() as i64,
-    ])?;
-    for (name, value) in &attrs.xattrs {
-        tx.prepare_cached("INSERT INTO xattrs(ino, name, value) VALUES(?1, ?2, ?3)")?
-            .execute((ino as i64, name, value))?;
-    }
-    for (link, register) in &node.links {
-        if let Some(place) = latest(register, |link: &Link| link.time).filter(|link| link.present) {
-            keep_link(tx, ino, node.kind, *link, place)?;
-        }
+    stored.insert(tx, &attr, id, None)?;
+    for (link, place) in node.names() {
+        keep_link(tx, ino, node.kind, link, place)?;
     }
     Ok(())
 }
@@ -294,21 +239,6 @@ fn keep_link(tx: &Transaction<'_>, ino: Ino, kind: Kind, link: LinkId, place: &L
         link.0 as i64,
     ))?;
     Ok(())
-}
-
-/// What a file's data takes: each run between holes in whole blocks. Of a long list only
-/// the size is known before its pages come.
-pub(crate) fn allocated(content: &Content) -> u64 {
-    const BLOCK: u64 = 4096;
-    let blocks = |bytes: u64| bytes.div_ceil(BLOCK) * BLOCK;
-    match content {
-        Content::None | Content::Target(_) => 0,
-        Content::List { size, .. } => blocks(*size),
-        Content::Extents(extents) => extents
-            .split(|extent| matches!(extent, Extent::Hole { .. }))
-            .map(|run| blocks(run.iter().map(Extent::len).sum()))
-            .sum(),
-    }
 }
 
 /// Enters the names, now that every node has its number, and what follows from them.
@@ -336,24 +266,4 @@ fn place_links(tx: &Transaction<'_>) -> Result<()> {
         [directory],
     )?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn holes_take_no_space_and_runs_take_whole_blocks() {
-        let chunk = |len| Extent::Chunk {
-            id: ChunkId([0; 32]),
-            len,
-        };
-        let content = Content::Extents(vec![
-            chunk(4096),
-            chunk(1),
-            Extent::Hole { len: 1 << 40 },
-            chunk(5),
-        ]);
-        assert_eq!(allocated(&content), 8192 + 4096);
-    }
 }
