@@ -85,7 +85,8 @@ CREATE TABLE indexes(
     replaced INTEGER                     -- the commit after which it may go; NULL: it is in use
 ) WITHOUT ROWID, STRICT;
 
--- Pages of the latest committed tree, so that the next commit needs no store.
+-- Pages of the latest committed tree, so that the next commit needs no store; and all commits
+-- that were made or read here.
 CREATE TABLE pages(id BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID, STRICT;
 
 -- Nodes that differ from the latest commit, and nodes that it has and that are gone.

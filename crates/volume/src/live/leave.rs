@@ -310,13 +310,15 @@ impl Volume {
 }
 
 /// Removes what the database has of a file's local content, if an acknowledged head reaches it
-/// still: a pack may have been found lost since that was looked at.
+/// still: a pack may have been found lost since that was looked at, or the store an old copy of
+/// itself.
 fn delete_if_safe(tx: &Transaction<'_>, ino: Ino) -> Result<bool> {
-    let safe = tx
+    let is_reached = tx
         .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND safe = 1")?
         .exists([ino as i64])?;
-    if safe {
+    let is_safe = is_reached && !crate::push::is_in_doubt(tx)?;
+    if is_safe {
         delete_cached(tx, ino)?;
     }
-    Ok(safe)
+    Ok(is_safe)
 }

@@ -20,7 +20,7 @@ use super::identity::{self, Apart};
 use super::proof::{self, Accepted};
 use super::shared::Shared;
 use super::upload::{key, put};
-use crate::db::{meta, meta_u64, set_meta};
+use crate::db::{meta_u64, set_meta};
 use crate::{Result, Volume, VolumeError};
 
 /// The row of `meta` with the head that the store had acknowledged and does not show.
@@ -96,11 +96,13 @@ pub(super) async fn compare(shared: &Shared, volume: &Arc<Volume>) -> Result<Com
 }
 
 /// The store acknowledged this replica's head `n` and does not show it: it may be an old copy of
-/// itself, without what was put since. From here on nothing is dropped.
+/// itself, without what was put since. From here on nothing is dropped. A doubt of before stays:
+/// that a later head is there does not answer it.
 fn note_doubt(volume: &Volume, n: u64) -> Result<()> {
-    volume
-        .db
-        .write_synced(|tx| set_meta(tx, DOUBT, &n.to_be_bytes()))
+    volume.db.write_synced(|tx| match meta_u64(tx, DOUBT)? {
+        0 => set_meta(tx, DOUBT, &n.to_be_bytes()),
+        _ => Ok(()),
+    })
 }
 
 /// Whether the store may have lost what it had acknowledged.
@@ -108,7 +110,7 @@ fn note_doubt(volume: &Volume, n: u64) -> Result<()> {
 /// # Errors
 /// If the database fails.
 pub(crate) fn is_in_doubt(connection: &Connection) -> Result<bool> {
-    Ok(meta(connection, DOUBT)?.is_some())
+    Ok(meta_u64(connection, DOUBT)? != 0)
 }
 
 /// All that the store must have was found there.
@@ -129,15 +131,10 @@ pub(crate) fn end_doubt(volume: &Volume) -> Result<()> {
 /// A list that was stale does no harm: where the head is there after all, the doubt ends. Else it
 /// is said.
 async fn settle_doubt(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
-    let n = volume
-        .db
-        .read(|connection| match is_in_doubt(connection)? {
-            true => meta_u64(connection, DOUBT).map(Some),
-            false => Ok(None),
-        })?;
-    let Some(n) = n else {
+    let n = volume.db.read(|connection| meta_u64(connection, DOUBT))?;
+    if n == 0 {
         return Ok(());
-    };
+    }
     let name = key(head_name(&volume.replica().id(), n))?;
     if let There::Same = lies_there(shared, volume, &name, n).await? {
         return end_doubt(volume);
