@@ -8,31 +8,10 @@ use larder_format::tree::{
 use larder_format::{Commit, decode_node};
 use larder_model::{ChunkId, Kind, Name, Node, NodeId, Place};
 
-use rusqlite::OptionalExtension;
-
-use crate::pull::{Coming, Page, Urgency};
 use crate::{Result, Volume, VolumeError};
 
 /// No tree is deeper; one that says so runs in a circle.
 const DEPTH_MAX: usize = 65_536;
-
-impl Volume {
-    /// A page of a commit's trees, or a commit: from the database, or from the store.
-    pub(super) fn tree_page(&self, id: &ChunkId) -> Result<Page> {
-        let here: Option<Vec<u8>> = self.db.look(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?
-                .query_row([id.as_bytes()], |row| row.get(0))
-                .optional()?)
-        })?;
-        if let Some(bytes) = here {
-            return Ok(Page::Stored(bytes));
-        }
-        let wait = self.settings.read_wait;
-        let coming = Coming::start(self, &[*id], Urgency::Reader, wait)?;
-        Ok(Page::Fetched(coming.wait(id)?))
-    }
-}
 
 /// The tree of one commit. Reading it fetches its pages only.
 pub(super) struct Past<'a> {

@@ -110,11 +110,30 @@ impl Volume {
         if let Some(bytes) = self.stored_page(id)? {
             return Ok(Page::Stored(bytes));
         }
-        let wait = self.settings.read_wait;
-        let coming = Coming::start(self, &[*id], Urgency::Reader, wait)?;
-        let came = coming.wait(id)?;
+        let came = self.fetch_page(id)?;
         self.keep_pages([(id, &**came)]);
         Ok(Page::Fetched(came))
+    }
+
+    /// A page of a commit's trees, or a commit: from the database, or from the store.
+    pub(crate) fn tree_page(&self, id: &ChunkId) -> Result<Page> {
+        let here: Option<Vec<u8>> = self.db.look(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?
+                .query_row([id.as_bytes()], |row| row.get(0))
+                .optional()?)
+        })?;
+        match here {
+            Some(bytes) => Ok(Page::Stored(bytes)),
+            None => Ok(Page::Fetched(self.fetch_page(id)?)),
+        }
+    }
+
+    /// A page from the store.
+    pub(crate) fn fetch_page(&self, id: &ChunkId) -> Result<Arc<Verified>> {
+        let wait = self.settings.read_wait;
+        let coming = Coming::start(self, &[*id], Urgency::Reader, wait)?;
+        Ok(coming.wait(id)?)
     }
 
     fn stored_page(&self, id: &ChunkId) -> Result<Option<Vec<u8>>> {

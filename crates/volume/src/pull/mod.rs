@@ -46,7 +46,7 @@ pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;
 pub use fetch::Arrived;
 pub(crate) use fetch::Coming;
-pub(crate) use list::Page;
+
 pub(crate) use source::Urgency;
 pub use stash::{StashOptions, StashReport};
 pub use verify::{Finding, VerifyReport};

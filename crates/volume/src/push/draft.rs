@@ -527,7 +527,7 @@ impl<'a> Pages<'a> {
         match bytes {
             Some(bytes) => Ok(bytes.into()),
             // Only a database that was put together from a store may lack one.
-            None => Ok(self.volume.page(id)?.as_ref().into()),
+            None => Ok((&**self.volume.fetch_page(id)?).into()),
         }
     }
 }
