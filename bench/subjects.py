@@ -94,7 +94,21 @@ class Larder:
         self.mount()
 
 
-class Sshfs:
+class Mounted:
+    """What a program shows at `path`, which starts in `mount()`; a cache of files lies in `cache`."""
+
+    cache = None
+
+    def cold(self):
+        """A new mount, for each caches names and attributes itself; and an empty cache."""
+        detach(self.path)
+        end(self.child)
+        if self.cache:
+            shutil.rmtree(self.cache, ignore_errors=True)
+        self.mount()
+
+
+class Sshfs(Mounted):
     """sshfs with its defaults, over a directory that an SSH server serves."""
 
     name = "sshfs"
@@ -115,14 +129,8 @@ class Sshfs:
             self.path,
         )
 
-    def cold(self):
-        """A new mount: it caches names and attributes itself."""
-        detach(self.path)
-        end(self.child)
-        self.mount()
 
-
-class S3fs:
+class S3fs(Mounted):
     """s3fs without a disk cache, over a bucket."""
 
     name = "s3fs"
@@ -146,14 +154,8 @@ class S3fs:
             self.path,
         )
 
-    def cold(self):
-        """A new mount."""
-        detach(self.path)
-        end(self.child)
-        self.mount()
 
-
-class Rclone:
+class Rclone(Mounted):
     """`rclone mount` over SFTP, with its full cache of files, which `cp` needs."""
 
     name = "rclone"
@@ -178,15 +180,8 @@ class Rclone:
             self.path,
         )
 
-    def cold(self):
-        """A new mount with an empty cache."""
-        detach(self.path)
-        end(self.child)
-        shutil.rmtree(self.cache, ignore_errors=True)
-        self.mount()
 
-
-class JuiceFs:
+class JuiceFs(Mounted):
     """A JuiceFS file system in a bucket, its metadata in SQLite on this disk."""
 
     name = "juicefs"
@@ -213,13 +208,6 @@ class JuiceFs:
             "juicefs",
             self.path,
         )
-
-    def cold(self):
-        """A new mount with an empty cache."""
-        detach(self.path)
-        end(self.child)
-        shutil.rmtree(self.cache, ignore_errors=True)
-        self.mount()
 
 
 class Restic:

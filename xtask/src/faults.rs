@@ -2,9 +2,12 @@
 //!
 //! strace has the n-th call of one kind fail in each of the daemon's threads: a read, a
 //! write, a sync, a rename, and so on, once with EIO and once with ENOSPC; and once the daemon
-//! is killed there. So for every n until there are no more such calls. Meanwhile files are written and synced, stored, dropped and
-//! read. What a sync acknowledged is noted outside. No read may give other bytes, nothing may
-//! hang, and once the calls work again all that was acknowledged is there.
+//! is killed there. So for every n until there are no more such calls. Before that, reads and
+//! writes do less than they were asked to (`short.c`), which is an error to nobody.
+//!
+//! Meanwhile files are written and synced, stored, dropped and read. What a sync acknowledged is
+//! noted outside. No read may give other bytes, nothing may hang, and once the calls work again all
+//! that was acknowledged is there.
 //!
 //! `write` itself is left out, since it is also how the daemon's threads wake each other.
 
@@ -12,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -39,12 +42,15 @@ const CALLS: [&str; 9] = [
 const ENDS: [&str; 3] = ["error=EIO", "error=ENOSPC", "signal=KILL"];
 /// What takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(90);
+const SHORT_RUNS: u64 = 20;
 const FILES: u64 = 6;
 const STEPS: u64 = 14;
 
 /// Goes through the calls for so long, from the `first` of each kind on.
 pub fn run(minutes: u64, first: u64) -> Result<()> {
     let playground = Playground::new("faults", Program::Build)?;
+    let cut = with_short_calls(&playground).context("with short reads and writes")?;
+    println!("{cut} reads and writes did less than they were asked to");
     let (begin, time) = (Instant::now(), Duration::from_secs(minutes * 60));
     let mut left: Vec<(&str, &str)> = CALLS
         .iter()
@@ -81,20 +87,72 @@ pub fn run(minutes: u64, first: u64) -> Result<()> {
     Ok(())
 }
 
-/// One run on a volume of its own; answers how many calls were made to fail.
-fn once(playground: &Playground, machine: &str, inject: &str) -> Result<u64> {
-    let store = playground.path(&format!("store-{machine}"));
+/// Many runs in which reads and writes of files do less than they were asked to; answers how many
+/// did. None is an error to anybody.
+fn with_short_calls(playground: &Playground) -> Result<u64> {
+    let (source, library) = (playground.path("short.c"), playground.path("short.so"));
+    fs::write(&source, include_str!("short.c"))?;
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-o"]);
+    run::output(cc.arg(&library).arg(&source))?;
+    let count = playground.path("short-count");
+    let words = [
+        "env".to_owned(),
+        format!("LD_PRELOAD={}", library.display()),
+        format!("SHORT_COUNT={}", count.display()),
+    ];
+    let (mut volume, mut files) = prepared(playground, "short")?;
+    let mut cut = 0;
+    for seed in 0..SHORT_RUNS {
+        volume.mount_under(&words)?;
+        let [commit, stash] = commands(&volume);
+        files.work(volume.root(), 2 + seed, Some([commit, stash]))?;
+        ensure!(
+            files.0.values().all(|known| known.cut_off.is_none()),
+            "A change failed."
+        );
+        volume.unmount()?;
+        cut += fs::read_to_string(&count)?.trim().parse::<u64>()?;
+        volume.mount()?;
+        files.check(volume.root(), true)?;
+        volume.commit()?;
+        run::output(volume.larder().args(["verify", "--stores"]))?;
+        volume.unmount()?;
+    }
+    ensure!(cut > 0, "No read or write was cut short.");
+    Ok(cut)
+}
+
+/// A volume with some files, not mounted.
+fn prepared<'a>(playground: &'a Playground, machine: &str) -> Result<(Volume<'a>, Files)> {
     let plan = Plan {
         machine,
         profile: "cached",
         budget: "64M",
-        store: vec![store.display().to_string()],
+        store: vec![store(playground, machine).display().to_string()],
         limits: "read-wait = \"3s\"\ndirty-stall = \"3s\"",
     };
     let mut volume = Volume::start(playground, &plan)?;
     let mut files = Files::default();
     files.work(volume.root(), 1, None)?;
     volume.unmount()?;
+    Ok((volume, files))
+}
+
+fn store(playground: &Playground, machine: &str) -> PathBuf {
+    playground.path(&format!("store-{machine}"))
+}
+
+/// What has all stored, and what has it dropped.
+fn commands(volume: &Volume<'_>) -> [Command; 2] {
+    let (commit, mut stash) = (volume.larder(), volume.larder());
+    stash.arg("stash").arg(volume.root());
+    [commit, stash]
+}
+
+/// One run on a volume of its own; answers how many calls were made to fail.
+fn once(playground: &Playground, machine: &str, inject: &str) -> Result<u64> {
+    let (mut volume, mut files) = prepared(playground, machine)?;
     let log = playground.path(&format!("strace-{machine}"));
     let strace = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", inject, "-e"];
     let mut words: Vec<String> = strace.map(str::to_owned).to_vec();
@@ -121,7 +179,7 @@ fn once(playground: &Playground, machine: &str, inject: &str) -> Result<u64> {
     volume.commit()?;
     run::output(volume.larder().args(["verify", "--stores"]))?;
     volume.unmount()?;
-    fs::remove_dir_all(&store)?;
+    fs::remove_dir_all(store(playground, machine))?;
     fs::remove_dir_all(playground.path(machine))?;
     let hit = fs::read_to_string(&log).unwrap_or_default();
     fs::remove_file(&log)?;
@@ -131,11 +189,10 @@ fn once(playground: &Playground, machine: &str, inject: &str) -> Result<u64> {
 
 /// Works on the files while calls fail, and does not wait for ever.
 fn at_most(volume: &mut Volume<'_>, mut files: Files) -> Result<Files> {
-    let (root, commit, mut stash) = (volume.root().to_owned(), volume.larder(), volume.larder());
-    stash.arg("stash").arg(&root);
+    let (root, commands) = (volume.root().to_owned(), commands(volume));
     let (done, ended) = mpsc::channel();
     std::thread::spawn(move || {
-        let worked = files.work(&root, 2, Some([commit, stash]));
+        let worked = files.work(&root, 2, Some(commands));
         let _ = done.send(worked.map(|()| files));
     });
     match ended.recv_timeout(PATIENCE) {
@@ -263,25 +320,19 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn put(path: &Path, bytes: &[u8], at: u64) -> std::io::Result<()> {
-    let mut options = File::options();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    file.write_all_at(bytes, at)?;
-    file.sync_all()?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()
+    change(path, |file| file.write_all_at(bytes, at))
 }
 
 fn cut(path: &Path, len: u64) -> std::io::Result<()> {
+    change(path, |file| file.set_len(len))
+}
+
+/// Changes a file, which may be a new one, and syncs it and its name.
+fn change(path: &Path, act: impl Fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
     let mut options = File::options();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    file.set_len(len)?;
+    let options = options.write(true).create(true).truncate(false);
+    let file = options.open(path)?;
+    act(&file)?;
     file.sync_all()?;
     File::open(path.parent().unwrap_or(path))?.sync_all()
 }
