@@ -1,4 +1,5 @@
-//! Files whose mode has set-user-id or set-group-id, as the kernel was last told.
+//! What has set-user-id or set-group-id in its mode, but for directories, as the kernel was last
+//! told.
 //!
 //! A write by someone without the right to keep these bits must drop them, and each such
 //! write asks here. There are few such files, so the answer costs next to nothing.
@@ -21,7 +22,7 @@ pub(crate) struct SetIds {
 impl SetIds {
     /// Takes note of attributes that the kernel is told.
     pub(crate) fn note(&self, attr: &Attr) {
-        let has_any = attr.kind == Kind::File && attr.mode & SET_ID_BITS != 0;
+        let has_any = attr.kind != Kind::Directory && attr.mode & SET_ID_BITS != 0;
         if has_any {
             self.change(|files| files.insert(attr.ino));
         } else {

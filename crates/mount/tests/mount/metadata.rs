@@ -144,6 +144,9 @@ fn a_new_owner_drops_set_id_bits(at: &Fixture) {
     let path = set_id_file(at, 0o6745);
     chown(&path, Some(1000), None).unwrap();
     assert_eq!(mode(&path), 0o2745);
+    at.sh("mkfifo pipe && chmod 5717 pipe");
+    chown(at.path("pipe"), Some(0), Some(0)).unwrap();
+    assert_eq!(mode(&at.path("pipe")), 0o1717, "and of what is no file");
     fs::create_dir(at.path("dir")).unwrap();
     fs::set_permissions(at.path("dir"), fs::Permissions::from_mode(0o2755)).unwrap();
     chown(at.path("dir"), Some(1000), None).unwrap();
