@@ -210,9 +210,6 @@ struct Known {
     acknowledged: Vec<u8>,
     /// What a change that failed would have made of it. It is not touched again.
     cut_off: Option<Vec<u8>>,
-    /// A truncation that failed may have been done all the same, with the kernel none the
-    /// wiser: where the file ended then, zeros follow.
-    cut_at: Option<usize>,
 }
 
 #[derive(Default)]
@@ -248,7 +245,6 @@ impl Files {
         let fresh = fresh.into_bytes();
         let old = &known.acknowledged;
         let path = root.join(format!("file {n}"));
-        let mut cut_at = None;
         let (next, done) = match dice.below(4) {
             0 | 1 => (fresh.clone(), replace(&path, &fresh)),
             2 => {
@@ -260,13 +256,12 @@ impl Files {
             }
             _ => {
                 let len = dice.below(old.len() as u64 + 1);
-                cut_at = Some(len as usize);
                 (old[..len as usize].to_vec(), cut(&path, len))
             }
         };
         match done {
             Ok(()) => known.acknowledged = next,
-            Err(_) => (known.cut_off, known.cut_at) = (Some(next), cut_at),
+            Err(_) => known.cut_off = Some(next),
         }
     }
 
@@ -303,7 +298,7 @@ impl Known {
         let lengths = before.len().min(after.len())..=before.len().max(after.len());
         lengths.contains(&found.len())
             && found.iter().enumerate().all(|(at, byte)| {
-                let new_end = at >= self.cut_at.unwrap_or(before.len()) && *byte == 0;
+                let new_end = at >= before.len() && *byte == 0;
                 before.get(at) == Some(byte) || after.get(at) == Some(byte) || new_end
             })
     }
@@ -346,7 +341,6 @@ mod tests {
         let mut known = Known {
             acknowledged: b"old bytes".to_vec(),
             cut_off: None,
-            cut_at: None,
         };
         assert!(known.explains(b"old bytes"));
         assert!(!known.explains(b"old byte"));

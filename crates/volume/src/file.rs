@@ -391,21 +391,34 @@ impl Volume {
     /// # Errors
     /// If the node is gone, or what is cut cannot be had.
     pub fn set_attr(&self, ino: Ino, set: &SetAttr) -> Result<Attr> {
-        if let Some(size) = set.size {
-            self.set_size(ino, size, false)?;
+        let Some(size) = set.size else {
+            self.set_noted_attr(ino, set)?;
+            return self.attr(ino);
+        };
+        let (times, rest) = apart(set);
+        if rest != SetAttr::default() {
+            self.set_noted_attr(ino, &rest)?;
         }
-        let is_file = self.attr(ino)?.kind == Kind::File;
-        if is_file && self.live.is_in_use(ino) {
-            self.hold(ino, |held| {
-                held.observe()?;
-                held.flush_pending()?;
-                self.write_attr(ino, set)?;
-                held.refresh_seen()
-            })?;
-        } else {
-            self.write_attr(ino, set)?;
+        self.set_size(ino, size, false)?;
+        // The kernel takes an error for a size that did not change.
+        if let Err(error) = self.set_noted_attr(ino, &times) {
+            tracing::warn!(ino, %error, "the times of a truncation are not noted");
         }
         self.attr(ino)
+    }
+
+    /// Changes attributes that only the database has.
+    fn set_noted_attr(&self, ino: Ino, set: &SetAttr) -> Result<()> {
+        let is_file = self.attr(ino)?.kind == Kind::File;
+        if !is_file || !self.live.is_in_use(ino) {
+            return self.write_attr(ino, set);
+        }
+        self.hold(ino, |held| {
+            held.observe()?;
+            held.flush_pending()?;
+            self.write_attr(ino, set)?;
+            held.refresh_seen()
+        })
     }
 
     /// Whether [`Volume::set_attr`] may wait for a store or for the disk.
@@ -494,8 +507,12 @@ impl Volume {
         } else if touch {
             held.note_times(node::now());
         }
-        held.flush_pending()?;
-        held.refresh_seen()
+        // It is done, and who is told otherwise takes the old size for true. What is pending
+        // is noted with the next change, or by a sync.
+        if let Err(error) = held.flush_pending().and_then(|()| held.refresh_seen()) {
+            tracing::warn!(ino = held.ino, %error, "the size of a file is not noted yet");
+        }
+        Ok(())
     }
 
     /// Allocates, zeroes, or punches a hole, as fallocate(2) does with these flags.
@@ -830,6 +847,23 @@ enum Step<T> {
     Sync,
     /// The map of what is stored of a whole file.
     Track,
+}
+
+/// The times of a change, and what else it has but for the size.
+fn apart(set: &SetAttr) -> (SetAttr, SetAttr) {
+    let times = SetAttr {
+        atime: set.atime,
+        mtime: set.mtime,
+        ctime: set.ctime,
+        ..SetAttr::default()
+    };
+    let rest = SetAttr {
+        mode: set.mode,
+        uid: set.uid,
+        gid: set.gid,
+        ..SetAttr::default()
+    };
+    (times, rest)
 }
 
 /// The first absent piece that a change of `range` only cuts.

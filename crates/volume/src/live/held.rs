@@ -335,10 +335,13 @@ impl Held<'_> {
             // The map first: it must never say more than the file has.
             self.sync_fills()?;
             self.change_map(&(size..before), |map| cut(map, size))?;
+            let cut_off = file.set_len(size);
             if matches!(self.here, Here::Part { .. }) {
+                // The map says what the file is. A tail that stays goes before it grows.
                 self.size = size;
+                return Ok(());
             }
-            return file.set_len(size).map_err(failed);
+            return cut_off.map_err(failed);
         }
         self.trim_tail()?;
         file.set_len(size).map_err(failed)?;

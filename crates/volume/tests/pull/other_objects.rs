@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use larder_store::testing::{Call, Fault, When};
 use larder_volume::{Credential, ROOT, VolumeError};
 
 use crate::support::{PASSPHRASE, Replica, Shelf, bytes, settings};
@@ -167,4 +168,50 @@ async fn a_store_that_replays_what_it_held_before_is_told_of_and_takes_nothing_a
     first.commit().await;
     assert!(first.read(first.find("new")).await.unwrap() == bytes(2, 100_000));
     first.stop().await;
+}
+
+/// What a list does not show yet may be missed, and never takes anything away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_hides_objects_hides_at_most_the_newest_commit() {
+    let shelf = Shelf::new();
+    let (state, _) = two_commits(&shelf).await;
+    let whens = (0..6).map(When::Once).chain([When::Always]);
+    let mut hid_the_newest = false;
+    for (n, when) in whens.enumerate() {
+        shelf.faulty.set(Fault::Missing, Call::List, when);
+        match opened(&shelf, &format!("opens {n}")).await {
+            Ok((replica, _)) => {
+                let names = names(&replica);
+                hid_the_newest |= names == ["old"];
+                assert!(
+                    names == ["old"] || names == ["new", "old"],
+                    "{n}: {names:?}"
+                );
+                for (seed, name) in [(1, "old"), (2, "new")] {
+                    if names.iter().any(|there| there == name) {
+                        let read = replica.read(replica.find(name)).await.unwrap();
+                        assert!(read == bytes(seed, 100_000), "{n}: {name}");
+                    }
+                }
+                replica.stop().await;
+            }
+            Err(error) => drop(words_of(&error)),
+        }
+        shelf.faulty.clear();
+    }
+    assert!(hid_the_newest);
+    // Who made the newest one counts nothing as lost that it can have, and goes on.
+    shelf.faulty.set(Fault::Missing, Call::List, When::Always);
+    let first = shelf.start(state, settings());
+    first.write(ROOT, "third", &bytes(3, 100_000));
+    first.commit().await;
+    first.stop().await;
+    shelf.faulty.clear();
+    let after = shelf.open("after", settings()).await;
+    assert_eq!(names(&after), ["new", "old", "third"]);
+    for (seed, name) in [(1, "old"), (2, "new"), (3, "third")] {
+        let read = after.read(after.find(name)).await.unwrap();
+        assert!(read == bytes(seed, 100_000), "{name}");
+    }
+    after.stop().await;
 }
