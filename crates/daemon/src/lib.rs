@@ -54,7 +54,7 @@ pub use memory::give_back_what_is_free;
 pub use operations::{
     Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
 };
-pub use past::{Diff, Log, LogOf, Restore, Show, When};
+pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
 pub use report::{
     AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, DamageReport,
     DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport, Presence,

@@ -1,5 +1,7 @@
 //! What a volume can be asked of its past, and how each is answered.
 
+use std::time::SystemTime;
+
 use larder_model::Time;
 use larder_volume::Volume;
 use larder_volume::history::{Difference, Moment, What, Which};
@@ -13,6 +15,7 @@ use crate::report::{
     Change, ChangeReport, CommitReport, DiffReport, EventReport, KeptReport, LogReport, NodeKind,
     RestoreReport, TreePath,
 };
+use crate::units::parse_duration;
 use crate::wire::Operation;
 
 /// How a commit is named.
@@ -25,6 +28,43 @@ pub enum When {
     Commit(String),
     /// The latest one at this time, in nanoseconds since 1970.
     Time(i64),
+}
+
+impl When {
+    /// From a time, a time ago (`3d`), a number, or the start of an id, as the command line has
+    /// it.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(ago) = parse_duration(text) {
+            let ago = i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX);
+            return Ok(Self::Time(now().saturating_sub(ago)));
+        }
+        match Which::parse(text) {
+            Some(Which::Latest) => Ok(Self::Latest),
+            Some(Which::Name(name)) => Ok(Self::Commit(name)),
+            Some(Which::At(time)) => Ok(Self::Time(time.0)),
+            None => Err(
+                "it is no time (2026-11-21, 2026-11-21T10:00, 3d for three days ago), no \
+                         commit's number and no start of a commit's id"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+/// A time (nanoseconds since 1970) in the machine's time zone, to the second.
+pub fn show_time(nanos: i64) -> String {
+    larder_volume::history::show_time(Time(nanos))
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    })
 }
 
 impl From<When> for Which {
@@ -233,5 +273,23 @@ impl Operation for Restore {
                 })
                 .collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_named_by_time_time_ago_number_and_id() {
+        assert_eq!(When::parse("latest"), Ok(When::Latest));
+        assert_eq!(When::parse("12"), Ok(When::Commit("12".into())));
+        assert!(matches!(When::parse("2026-11-21"), Ok(When::Time(_))));
+        let time = |text| match When::parse(text) {
+            Ok(When::Time(nanos)) => nanos,
+            other => panic!("{text}: {other:?}"),
+        };
+        assert!(time("1h") < time("10m") && time("10m") < now());
+        assert!(When::parse("yesterday").is_err() && When::parse("").is_err());
     }
 }

@@ -8,8 +8,6 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use larder_daemon::{ByteSize, Profile, When, parse_duration};
 
-use crate::commands::past::parse_when;
-
 /// One tree of files on all your machines; each keeps only its working set.
 #[derive(Debug, Parser)]
 #[command(
@@ -312,7 +310,7 @@ pub struct Log {
 /// Shows a commit.
 #[derive(Debug, Args)]
 pub struct Show {
-    #[arg(value_parser = parse_when, help = WHEN)]
+    #[arg(value_parser = When::parse, help = WHEN)]
     pub commit: When,
     /// Print JSON.
     #[arg(long)]
@@ -322,10 +320,10 @@ pub struct Show {
 /// Compares commits.
 #[derive(Debug, Args)]
 pub struct Diff {
-    #[arg(value_name = "FROM", value_parser = parse_when, help = WHEN)]
+    #[arg(value_name = "FROM", value_parser = When::parse, help = WHEN)]
     pub from: When,
     /// The other commit; by default the latest.
-    #[arg(value_name = "TO", value_parser = parse_when)]
+    #[arg(value_name = "TO", value_parser = When::parse)]
     pub to: Option<When>,
     /// Only what is at this path or below it.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
@@ -342,7 +340,7 @@ pub struct Restore {
     /// stays.
     #[arg(value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
-    #[arg(long, value_name = "WHEN", value_parser = parse_when, help = WHEN)]
+    #[arg(long, value_name = "WHEN", value_parser = When::parse, help = WHEN)]
     pub at: When,
     /// Put it there, as a copy, instead of where it was.
     #[arg(long, value_name = "OTHER", value_hint = ValueHint::AnyPath)]

@@ -19,6 +19,7 @@ use crate::attrs::errno;
 use crate::dot_larder;
 use crate::face::{Answer, Face, caller, refuse_inside};
 use crate::handles::{Left, Manner, Way};
+use crate::history;
 use crate::news::News;
 use crate::profile::{KEEP, Profile};
 
@@ -187,6 +188,15 @@ impl Face {
     }
 
     pub(crate) fn read(self: &Arc<Self>, ino: Ino, offset: u64, len: u32, reply: ReplyData) {
+        if history::is_past(ino) {
+            let face = Arc::clone(self);
+            return self.workers.read.run(move || {
+                with_buffer(len, |buffer| match face.read_past(ino, offset, buffer) {
+                    Ok(read) => reply.data(&buffer[..read]),
+                    Err(error) => reply.error(error),
+                });
+            });
+        }
         if dot_larder::is_inside(ino) {
             return match self.dot_larder.read(ino, offset, len) {
                 Some(bytes) => reply.data(&bytes),

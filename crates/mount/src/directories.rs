@@ -92,6 +92,9 @@ impl Face {
         if full {
             return Ok(());
         }
+        if dot_larder::is_inside(ino) {
+            return self.fill_inside(ino, entries, offset, reply);
+        }
         let mut rest = rest(entries, offset).peekable();
         while rest.peek().is_some() {
             let batch: Vec<_> = rest.by_ref().take(BATCH).collect();
@@ -110,19 +113,41 @@ impl Face {
         Ok(())
     }
 
+    /// Each entry of the window is looked at by its name.
+    fn fill_inside(
+        &self,
+        ino: Ino,
+        entries: &[DirEntry],
+        offset: u64,
+        reply: &mut ReplyDirectoryPlus,
+    ) -> Answer<()> {
+        for (at, entry) in rest(entries, offset) {
+            let name = OsStr::from_bytes(&entry.name);
+            let Some(shown) = self.lookup_inside(ino, name)? else {
+                continue;
+            };
+            let node = shown.ino;
+            if reply.add(node, at, name, &keep(node.0), &shown, Generation(0)) {
+                self.forget(node.0, 1);
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn attrs_of(&self, batch: &[(u64, &DirEntry)]) -> Answer<Vec<Option<Attr>>> {
         let inos: Vec<Ino> = batch.iter().map(|(_, entry)| entry.ino).collect();
-        if inos == [dot_larder::LISTED_STATUS] {
-            return Ok(vec![Some(self.look_at_status())]);
-        }
         self.volume.attrs(&inos).map_err(|error| errno(&error))
     }
 
     fn snapshot(&self, ino: Ino, handle: FileHandle, offset: u64) -> Answer<Arc<Vec<DirEntry>>> {
         let listing = self.listings.get(handle).ok_or(Errno::EBADF)?;
         listing.entries(offset, || {
-            if dot_larder::is_inside(ino) {
+            if ino == dot_larder::DIRECTORY {
                 return Ok(dot_larder::entries());
+            }
+            if dot_larder::is_inside(ino) {
+                return self.list_past(ino);
             }
             let mut entries = self.volume.list_dir(ino).map_err(|error| errno(&error))?;
             if ino == ROOT {

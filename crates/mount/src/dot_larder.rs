@@ -1,9 +1,9 @@
 //! `.larder/` at the root of a mount: not a directory of the volume, but a window into it.
 //!
-//! It is found by name and stands in no listing. It holds `status`, read-only. Each look
-//! at `status` finds a node of its own, with the text of that moment: so its size is true
-//! and no page of an earlier text can be shown, whatever the kernel keeps. The numbers of
-//! these nodes lie far above those of the volume.
+//! It is found by name and stands in no listing. It holds, read-only, `status` and `history/`
+//! ([`crate::history`]). Each look at `status` finds a node of its own, with the text of that
+//! moment: so its size is true and no page of an earlier text can be shown, whatever the kernel
+//! keeps. The numbers of these nodes lie far above those of the volume.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use larder_model::{Kind, Time};
 use larder_volume::{Attr, DirEntry, Ino};
 use parking_lot::Mutex;
+
+use crate::history;
 
 /// The name at the root that no file of the volume has.
 pub(crate) const NAME: &[u8] = b".larder";
@@ -29,11 +31,18 @@ pub(crate) fn is_inside(ino: Ino) -> bool {
 
 /// What is listed in the window.
 pub(crate) fn entries() -> Vec<DirEntry> {
-    vec![DirEntry {
-        name: STATUS.to_vec(),
-        ino: LISTED_STATUS,
-        kind: Kind::File,
-    }]
+    vec![
+        DirEntry {
+            name: STATUS.to_vec(),
+            ino: LISTED_STATUS,
+            kind: Kind::File,
+        },
+        DirEntry {
+            name: history::NAME.to_vec(),
+            ino: history::DIRECTORY,
+            kind: Kind::Directory,
+        },
+    ]
 }
 
 /// The window of one mount.
@@ -58,17 +67,22 @@ impl DotLarder {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
             texts: Mutex::default(),
-            next: AtomicU64::new(LISTED_STATUS + 1),
+            next: AtomicU64::new(history::DIRECTORY + 1),
         }
     }
 
     /// The attributes of the window or of a text in it; `None` if that is gone.
     pub(crate) fn attr(&self, ino: Ino) -> Option<Attr> {
-        if ino == DIRECTORY {
-            return Some(self.attr_of(ino, Kind::Directory, 0, Time(0)));
+        if ino == DIRECTORY || ino == history::DIRECTORY {
+            return Some(self.directory(ino, Time(0)));
         }
         let text = self.texts.lock().get(&ino).cloned()?;
         Some(self.attr_of(ino, Kind::File, text.bytes.len(), text.time))
+    }
+
+    /// The attributes of a directory in the window.
+    pub(crate) fn directory(&self, ino: Ino, time: Time) -> Attr {
+        self.attr_of(ino, Kind::Directory, 0, time)
     }
 
     fn attr_of(&self, ino: Ino, kind: Kind, size: usize, time: Time) -> Attr {

@@ -18,6 +18,7 @@ use larder_volume::{
 use crate::attrs::{self, errno};
 use crate::dot_larder::{self, DotLarder};
 use crate::handles::Handles;
+use crate::history::{self, History};
 use crate::listings::Listings;
 use crate::lookups::Lookups;
 use crate::news::{Desk, News};
@@ -38,6 +39,7 @@ pub(crate) struct Face {
     pub(crate) workers: Workers,
     pub(crate) lookups: Lookups,
     pub(crate) dot_larder: DotLarder,
+    pub(crate) history: History,
     /// Known once the session is there.
     pub(crate) notifier: OnceLock<Notifier>,
     pub(crate) desk: Desk,
@@ -59,6 +61,7 @@ impl Face {
             workers: Workers::new(),
             lookups: Lookups::default(),
             dot_larder: DotLarder::new(),
+            history: History::default(),
             notifier: OnceLock::new(),
             desk,
             set_ids: SetIds::default(),
@@ -83,22 +86,37 @@ impl Face {
             let window = self.dot_larder.attr(dot_larder::DIRECTORY);
             return Ok(window.map(|attr| self.introduce(&attr)));
         }
-        if dot_larder::is_inside(parent) {
-            return Ok(None);
-        }
         let found = self.volume.lookup(parent, name.as_bytes());
         Ok(found
             .map_err(|error| errno(&error))?
             .map(|attr| self.introduce(&attr)))
     }
 
+    /// What a name in the window stands for. May take a while.
+    pub(crate) fn lookup_inside(&self, parent: Ino, name: &OsStr) -> Answer<Option<FileAttr>> {
+        if parent != dot_larder::DIRECTORY {
+            return self.lookup_past(parent, name);
+        }
+        Ok(match name.as_bytes() {
+            dot_larder::STATUS => Some(self.introduce(&self.look_at_status())),
+            history::NAME => {
+                let attr = self.dot_larder.attr(history::DIRECTORY);
+                attr.map(|attr| self.introduce(&attr))
+            }
+            _ => None,
+        })
+    }
+
     /// A new look at `.larder/status`. Gathers the text, which may take a while.
-    pub(crate) fn look_at_status(&self) -> Attr {
+    fn look_at_status(&self) -> Attr {
         let now = attrs::from_kernel_time(std::time::SystemTime::now());
         self.dot_larder.show(self.volume.status_text(), now)
     }
 
     pub(crate) fn attr(&self, ino: Ino) -> Answer<FileAttr> {
+        if history::is_past(ino) {
+            return Ok(self.tell(&self.past_attr(ino)?));
+        }
         if dot_larder::is_inside(ino) {
             let attr = self.dot_larder.attr(ino).ok_or(Errno::ESTALE)?;
             return Ok(attrs::file_attr(&attr));
@@ -144,6 +162,9 @@ impl Face {
     }
 
     pub(crate) fn read_link(&self, ino: Ino) -> Answer<Vec<u8>> {
+        if history::is_past(ino) {
+            return self.read_past_link(ino);
+        }
         self.volume.read_link(ino).map_err(|error| errno(&error))
     }
 
@@ -269,7 +290,9 @@ impl Face {
             return;
         }
         self.set_ids.forget(ino);
-        if dot_larder::is_inside(ino) {
+        if history::is_past(ino) {
+            self.forget_past(ino);
+        } else if dot_larder::is_inside(ino) {
             self.dot_larder.forget(ino);
         } else {
             self.forget_in_volume(ino);
@@ -301,6 +324,10 @@ impl Face {
     /// An extended attribute's value.
     pub(crate) fn get_xattr(&self, ino: Ino, name: &OsStr) -> Answer<Vec<u8>> {
         refuse_acl(name)?;
+        if history::is_past(ino) {
+            let value = self.past_xattrs(ino)?.remove(name.as_bytes());
+            return value.ok_or_else(|| absent(name));
+        }
         if dot_larder::is_inside(ino) {
             return Err(Errno::ENODATA);
         }
@@ -312,13 +339,14 @@ impl Face {
 
     /// The names of all extended attributes, each with a NUL behind it.
     pub(crate) fn list_xattrs(&self, ino: Ino) -> Answer<Vec<u8>> {
-        if dot_larder::is_inside(ino) {
-            return Ok(Vec::new());
-        }
-        let names = self
-            .volume
-            .list_xattrs(ino)
-            .map_err(|error| errno(&error))?;
+        let names = if history::is_past(ino) {
+            self.past_xattrs(ino)?.into_keys().collect()
+        } else if dot_larder::is_inside(ino) {
+            Vec::new()
+        } else {
+            let names = self.volume.list_xattrs(ino);
+            names.map_err(|error| errno(&error))?
+        };
         let with_end = |mut name: Vec<u8>| {
             name.push(0);
             name
@@ -351,7 +379,7 @@ impl Face {
 
 /// How long the kernel may keep what it is told of a node.
 pub(crate) fn keep(ino: Ino) -> Duration {
-    if ino > dot_larder::DIRECTORY {
+    if ino > dot_larder::DIRECTORY && !history::never_changes(ino) {
         Duration::ZERO
     } else {
         KEEP

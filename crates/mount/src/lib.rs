@@ -11,7 +11,7 @@
 //!   open directories, nodes that the kernel knows, and modes it was told;
 //! - `workers`: threads for what may wait, so that the session never does;
 //! - `news`: telling the kernel of changes from outside;
-//! - `dot_larder`: the window `.larder/` at the root.
+//! - `dot_larder`: the window `.larder/` at the root, and `history` in it: what was.
 //!
 //! What it promises: no request waits for another's store; a request that waits is
 //! answered, with an errno if need be, when the volume gives up; an unlinked file lives
@@ -24,6 +24,7 @@ mod dot_larder;
 mod error;
 mod face;
 mod handles;
+mod history;
 mod listings;
 mod lookups;
 mod mounted;

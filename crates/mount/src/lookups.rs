@@ -58,6 +58,11 @@ impl Lookups {
         }
     }
 
+    /// Whether the kernel knows the node.
+    pub(crate) fn knows(&self, ino: Ino) -> bool {
+        self.shard(ino).lock().contains_key(&ino)
+    }
+
     /// Takes back `count` answers. Whether the kernel now knows the node no more.
     pub(crate) fn give_back(&self, ino: Ino, count: u64) -> bool {
         match self.shard(ino).lock().entry(ino) {

@@ -22,11 +22,24 @@ use larder_volume::SetAttr;
 use crate::attrs::time_set;
 use crate::dot_larder;
 use crate::face::{self, Answer, Face, keep};
+use crate::history;
 use crate::profile::{KEEP, Profile};
+use crate::workers::Pool;
 
 /// What fuser calls.
 #[derive(Debug)]
 pub(crate) struct Server(pub(crate) Arc<Face>);
+
+impl Server {
+    /// Who answers what may take a while in the window: nobody who looks at what was, and waits
+    /// for a store, holds up the status.
+    fn pool_inside(&self, ino: INodeNo) -> &Pool {
+        match ino.0 {
+            dot_larder::DIRECTORY => &self.0.workers.disk,
+            _ => &self.0.workers.look,
+        }
+    }
+}
 
 impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -38,11 +51,11 @@ impl Filesystem for Server {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent.0 == dot_larder::DIRECTORY && name == OsStr::new("status") {
-            let face = Arc::clone(&self.0);
-            return self.0.workers.disk.run(move || {
-                let status = face.look_at_status();
-                send_entry(Ok(face.introduce(&status)), reply);
+        if dot_larder::is_inside(parent.0) {
+            let (face, name) = (Arc::clone(&self.0), name.to_owned());
+            return self.pool_inside(parent).run(move || {
+                let found = face.lookup_inside(parent.0, &name);
+                send_entry(found.and_then(|found| found.ok_or(Errno::ENOENT)), reply);
             });
         }
         match self.0.lookup(parent.0, name) {
@@ -57,6 +70,11 @@ impl Filesystem for Server {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        if history::is_past(ino.0) {
+            let face = Arc::clone(&self.0);
+            let work = move || send_attr(face.attr(ino.0), reply);
+            return self.pool_inside(ino).run(work);
+        }
         send_attr(self.0.attr(ino.0), reply);
     }
 
@@ -105,10 +123,12 @@ impl Filesystem for Server {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.0.read_link(ino.0) {
-            Ok(target) => reply.data(&target),
-            Err(error) => reply.error(error),
+        if history::is_past(ino.0) {
+            let face = Arc::clone(&self.0);
+            let work = move || send_link(face.read_link(ino.0), reply);
+            return self.pool_inside(ino).run(work);
         }
+        send_link(self.0.read_link(ino.0), reply);
     }
 
     fn mknod(
@@ -322,6 +342,11 @@ impl Filesystem for Server {
         offset: u64,
         reply: ReplyDirectory,
     ) {
+        if dot_larder::is_inside(ino.0) {
+            let face = Arc::clone(&self.0);
+            let work = move || face.read_dir(ino.0, handle, offset, reply);
+            return self.pool_inside(ino).run(work);
+        }
         self.0.read_dir(ino.0, handle, offset, reply);
     }
 
@@ -336,7 +361,7 @@ impl Filesystem for Server {
         if dot_larder::is_inside(ino.0) {
             let face = Arc::clone(&self.0);
             let work = move || face.read_dir_plus(ino.0, handle, offset, reply);
-            return self.0.workers.disk.run(work);
+            return self.pool_inside(ino).run(work);
         }
         self.0.read_dir_plus(ino.0, handle, offset, reply);
     }
@@ -373,10 +398,20 @@ impl Filesystem for Server {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if history::is_past(ino.0) {
+            let (face, name) = (Arc::clone(&self.0), name.to_owned());
+            let work = move || send_xattr(face.get_xattr(ino.0, &name), size, reply);
+            return self.pool_inside(ino).run(work);
+        }
         send_xattr(self.0.get_xattr(ino.0, name), size, reply);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if history::is_past(ino.0) {
+            let face = Arc::clone(&self.0);
+            let work = move || send_xattr(face.list_xattrs(ino.0), size, reply);
+            return self.pool_inside(ino).run(work);
+        }
         send_xattr(self.0.list_xattrs(ino.0), size, reply);
     }
 
@@ -457,6 +492,13 @@ fn send_entry(entry: Answer<FileAttr>, reply: ReplyEntry) {
 fn send_attr(attr: Answer<FileAttr>, reply: ReplyAttr) {
     match attr {
         Ok(attr) => reply.attr(&keep(attr.ino.0), &attr),
+        Err(error) => reply.error(error),
+    }
+}
+
+fn send_link(target: Answer<Vec<u8>>, reply: ReplyData) {
+    match target {
+        Ok(target) => reply.data(&target),
         Err(error) => reply.error(error),
     }
 }

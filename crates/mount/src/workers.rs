@@ -28,6 +28,8 @@ pub(crate) struct Workers {
     pub(crate) read: Pool,
     /// Changes of content: slowed down to the rate of the store, or of what is away.
     pub(crate) write: Pool,
+    /// Lookers at what was, some of which is away.
+    pub(crate) look: Pool,
     /// The local disk, and answers that take a while to compute.
     pub(crate) disk: Pool,
 }
@@ -37,6 +39,7 @@ impl Workers {
         Self {
             read: Pool::new("larder-read", 64),
             write: Pool::new("larder-write", 64),
+            look: Pool::new("larder-look", 16),
             disk: Pool::new("larder-disk", 16),
         }
     }

@@ -180,46 +180,11 @@ fn summary(restored: &RestoreReport) -> String {
     format!("Brought back {files}{directories} as in {when}: {path}, {size}.")
 }
 
-/// A commit as the command line names it: a time, a time ago, or a number or id.
-///
-/// # Errors
-/// If it is none of these.
-pub fn parse_when(text: &str) -> Result<When, String> {
-    if text == "latest" {
-        return Ok(When::Latest);
-    }
-    if let Some(nanos) = units::parse_time(text) {
-        return Ok(When::Time(nanos));
-    }
-    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
-    is_name
-        .then(|| When::Commit(text.to_owned()))
-        .ok_or_else(|| {
-            "it is no time (2026-11-21, 2026-11-21T10:00, 3d for three days ago), no commit's \
-             number and no start of a commit's id"
-                .to_owned()
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use larder_daemon::TreePath;
 
     use super::*;
-
-    #[test]
-    fn a_commit_is_named_by_time_number_and_id() {
-        assert_eq!(parse_when("latest"), Ok(When::Latest));
-        assert_eq!(parse_when("12"), Ok(When::Commit("12".into())));
-        assert_eq!(
-            parse_when("3deadbeef"),
-            Ok(When::Commit("3deadbeef".into()))
-        );
-        assert!(matches!(parse_when("2026-11-21"), Ok(When::Time(_))));
-        assert!(matches!(parse_when("2026-11-21 10:00"), Ok(When::Time(_))));
-        assert!(matches!(parse_when("2h"), Ok(When::Time(_))));
-        assert!(parse_when("yesterday").is_err() && parse_when("").is_err());
-    }
 
     #[test]
     fn what_came_back_is_said_in_one_sentence() {

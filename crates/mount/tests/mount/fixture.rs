@@ -113,11 +113,16 @@ impl Fixture {
         &self.mounted
     }
 
+    /// Stores what is dirty, and commits.
+    pub fn commit(&self) {
+        let commit = self.volume.commit(None, &|_| ());
+        self.runtime.block_on(commit).unwrap();
+    }
+
     /// Stores what is dirty and drops the content of the file at `path`.
     pub fn send_away(&self, path: &Path) {
         let ino = std::fs::metadata(path).unwrap().ino();
-        let commit = self.volume.commit(None, &|_| ());
-        self.runtime.block_on(commit).unwrap();
+        self.commit();
         // The kernel closes a file a moment after the program does.
         self.eventually("the file can be dropped", || {
             matches!(self.volume.drop_content(ino).unwrap(), Dropped::Freed(_))

@@ -3,8 +3,8 @@
 //! A commit holds the whole tree of its moment, so the past needs no book of its own: `chain`
 //! goes from commit to commit, `past` reads the tree of one, `compare` tells two apart, and
 //! `path` follows one file through them, by the dots that say in which commit each part of a
-//! node was written. `restore` brings back what was, and `view`
-//! shows it as files. Pages that are not here come from the store when they are read.
+//! node was written. `restore` brings back what was, `view` shows it as files, and `when` reads
+//! and writes the names of moments. Pages that are not here come from the store when they are read.
 
 mod chain;
 mod compare;
@@ -12,12 +12,14 @@ mod past;
 mod path;
 mod restore;
 mod view;
+mod when;
 
 pub use chain::Which;
 pub use compare::{Difference, What};
 pub use path::Event;
 pub use restore::RestoreReport;
 pub(crate) use view::Views;
+pub use when::show_time;
 
 use larder_format::Commit;
 use larder_model::ChunkId;

@@ -2,7 +2,7 @@
 //! pages come when it is looked into, a file's chunks when they are read, and nothing of it
 //! takes room here.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use larder_model::{ChunkId, Content, Extent, Kind, Name, NodeId};
@@ -72,6 +72,16 @@ impl Volume {
             nlink: attr.nlink.max(links),
             ..attr
         })
+    }
+
+    /// The extended attributes of a node at that moment.
+    ///
+    /// # Errors
+    /// As [`Volume::past_attr`].
+    pub fn past_xattrs(&self, moment: &Moment, id: NodeId) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let node = Past::new(self, &moment.commit).node(&id)?;
+        let attrs = node.as_ref().and_then(|node| node.attrs());
+        Ok(attrs.ok_or(VolumeError::NoEntry)?.xattrs.clone())
     }
 
     /// What a file or symlink held at that moment.
