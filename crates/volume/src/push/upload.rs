@@ -118,6 +118,9 @@ pub(super) fn key(name: impl Into<String>) -> Result<Key> {
 
 fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
     let chunks: Vec<_> = sent.entries.iter().map(|entry| entry.chunk).collect();
+    // Before it is recorded: a commit that finds the record takes this away.
+    let entries = sent.entries.clone();
+    volume.push.unindexed.remember(sent.id, entries);
     while let Err(error) = record(volume, &sent) {
         // The disk may be full for a while. Until this is noted the pack is not stored.
         volume.push.shared.warnings.set(
@@ -134,7 +137,6 @@ fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
         let raw = sent.entries.iter().map(|entry| u64::from(entry.raw_len));
         volume.push.shared.note_stored(raw.sum());
     }
-    volume.push.unindexed.remember(sent.id, sent.entries);
     let done = volume.push.shared.outbox.acknowledged(number, chunks);
     volume.push.throttle.note_drain(volume.push.shared.now());
     let all_synced = done.len() > SYNCED_EACH && sync_all(volume);
