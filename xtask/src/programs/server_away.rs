@@ -61,7 +61,7 @@ pub fn run(playground: &Playground, profile: &str, minutes: u64) -> Result<()> {
     sshd.restart()?;
     volume.commit()?;
     println!("The server was back; all is stored.");
-    let other = playground.path("elsewhere");
+    let other = playground.path("mount-elsewhere");
     run::output(
         playground
             .larder("elsewhere")
