@@ -271,7 +271,7 @@ impl Committer {
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         tracing::debug!(n, %id, "a commit is stored");
-        heads::drop_old(volume, &volume.store, n).await;
+        heads::drop_old(volume, &volume.store).await;
         if let Err(error) = index::tidy(volume, n).await {
             tracing::debug!(%error, "index objects are tidied up later");
         }
@@ -310,7 +310,14 @@ fn make_draft(volume: &Volume, message: Option<String>, most: u64) -> Result<Dra
             connection.query_row("SELECT coalesce(max(n), 0) FROM commits", [], |row| {
                 row.get(0)
             })?;
-        draft::draft(volume, connection, last as u64 + 1, message, most)
+        // Above all that it includes, so that of two commits the one that includes the other has
+        // the higher number (`larder_model::Clock::next`).
+        let base = draft::base_commit(volume, connection)?;
+        let above = base.map_or(0, |(_, commit)| {
+            commit.clock.next(volume.replica().id()).commit
+        });
+        let n = above.max(last as u64 + 1);
+        draft::draft(volume, connection, n, message, most)
     })
 }
 

@@ -264,18 +264,19 @@ pub(super) async fn push(
     }
 }
 
-/// Deletes the head that is too old to be kept, now that head `n` is there. That it stays
+/// Deletes the head that is too old to be kept, now that a new one is there. That it stays
 /// does no harm.
-pub(super) async fn drop_old(volume: &Volume, store: &Arc<dyn Store>, n: u64) {
-    let Some(old) = n.checked_sub(HEADS_KEPT).filter(|&old| old > 0) else {
-        return;
-    };
+pub(super) async fn drop_old(volume: &Volume, store: &Arc<dyn Store>) {
     let deleted = async {
-        let name = key(head_name(&volume.replica().id(), old))?;
+        let made = identity::own_commits(&volume.db, HEADS_KEPT + 1)?;
+        let Some((old, _)) = made.get(HEADS_KEPT as usize) else {
+            return Ok(());
+        };
+        let name = key(head_name(&volume.replica().id(), *old))?;
         proof::forget(volume, &name)?;
         Ok::<_, VolumeError>(store.delete(&name).await?)
     };
     if let Err(error) = deleted.await {
-        tracing::debug!(%error, old, "an old head stays");
+        tracing::debug!(%error, "an old head stays");
     }
 }

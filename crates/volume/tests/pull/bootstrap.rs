@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use larder_model::{Kind, Time};
 use larder_store::testing::{Call, Fault, When};
+use larder_volume::history::Which;
 use larder_volume::{
     Caller, Credential, NewNode, ROOT, SetAttr, TimeSet, Volume, VolumeError, XattrMode,
 };
@@ -259,4 +260,37 @@ async fn a_damaged_head_is_passed_over_for_the_one_before() {
     assert!(second.volume.resolve(b"later").is_err());
     assert!(second.volume.resolve(b"hard").is_ok());
     second.stop().await;
+}
+
+/// So of two commits the one that includes the other is known by its number; and what counts its
+/// own commits finds gaps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_has_a_higher_number_than_all_that_it_includes() {
+    let latest = |replica: &Replica| {
+        let moment = replica.volume.moment(&Which::Latest).unwrap();
+        moment.commit.n
+    };
+    let shelf = Shelf::new();
+    let first = tree(&shelf).await;
+    for n in 0..5 {
+        first.write(ROOT, "file", format!("first {n}").as_bytes());
+        first.commit().await;
+    }
+    let of_first = latest(&first);
+    let state = first.stop().await;
+    let heads = shelf.objects_in("heads").len();
+    let second = shelf.open("second", settings()).await;
+    for n in 1..=12 {
+        second.write(ROOT, "file", format!("second {n}").as_bytes());
+        second.commit().await;
+        assert_eq!(latest(&second), of_first + n);
+    }
+    second.stop().await;
+    assert_eq!(shelf.objects_in("heads").len(), heads + 8);
+    // Both go on; a third sees what is newer.
+    let first = shelf.start(state, settings());
+    first.stop().await;
+    let third = shelf.open("third", settings()).await;
+    assert!(third.read(third.find("file")).await.unwrap() == b"second 12");
+    third.stop().await;
 }
