@@ -37,7 +37,7 @@ pub(crate) struct Face {
     pub(crate) handles: Handles,
     pub(crate) listings: Arc<Listings>,
     pub(crate) workers: Workers,
-    pub(crate) lookups: Lookups,
+    pub(crate) lookups: Arc<Lookups>,
     pub(crate) dot_larder: DotLarder,
     pub(crate) history: History,
     /// Known once the session is there.
@@ -51,6 +51,7 @@ impl Face {
         volume: Arc<Volume>,
         profile: Profile,
         listings: Arc<Listings>,
+        lookups: Arc<Lookups>,
         desk: Desk,
     ) -> Self {
         Self {
@@ -59,7 +60,7 @@ impl Face {
             handles: Handles::default(),
             listings,
             workers: Workers::new(),
-            lookups: Lookups::default(),
+            lookups,
             dot_larder: DotLarder::new(),
             history: History::default(),
             notifier: OnceLock::new(),

@@ -15,6 +15,7 @@ use rustix::thread::CapabilitySet;
 use crate::error::MountError;
 use crate::face::Face;
 use crate::listings::Listings;
+use crate::lookups::Lookups;
 use crate::mountpoint;
 use crate::news::{self, Desk};
 use crate::profile::Profile;
@@ -114,8 +115,15 @@ fn mount_as(
         source,
     };
     let listings = Arc::new(Listings::default());
-    let (desk, news) = Desk::new(Arc::clone(&listings));
-    let face = Face::new(Arc::clone(volume), options.profile, listings, desk.clone());
+    let lookups = Arc::new(Lookups::default());
+    let (desk, news) = Desk::new(Arc::clone(&listings), Arc::clone(&lookups));
+    let face = Face::new(
+        Arc::clone(volume),
+        options.profile,
+        listings,
+        lookups,
+        desk.clone(),
+    );
     let face = Arc::new(face);
     let session = start_session(Arc::clone(&face), device).map_err(failed)?;
     let _ = face.notifier.set(session.notifier());

@@ -16,6 +16,7 @@ use larder_volume::{Ino, Notify};
 
 use crate::dot_larder;
 use crate::listings::Listings;
+use crate::lookups::Lookups;
 
 /// Something that the kernel must hear.
 #[derive(Debug)]
@@ -39,13 +40,22 @@ pub(crate) enum News {
 pub(crate) struct Desk {
     queue: mpsc::Sender<News>,
     listings: Arc<Listings>,
+    lookups: Arc<Lookups>,
 }
 
 impl Desk {
     /// A desk, and what comes in there.
-    pub(crate) fn new(listings: Arc<Listings>) -> (Self, mpsc::Receiver<News>) {
+    pub(crate) fn new(
+        listings: Arc<Listings>,
+        lookups: Arc<Lookups>,
+    ) -> (Self, mpsc::Receiver<News>) {
         let (queue, news) = mpsc::channel();
-        (Self { queue, listings }, news)
+        let desk = Self {
+            queue,
+            listings,
+            lookups,
+        };
+        (desk, news)
     }
 
     pub(crate) fn tell(&self, news: News) {
@@ -73,6 +83,10 @@ impl Notify for Desk {
 
     fn inode_changed(&self, ino: Ino) {
         self.tell(News::NodeChanged(ino));
+    }
+
+    fn knows(&self, ino: Ino) -> bool {
+        self.lookups.knows(ino)
     }
 }
 

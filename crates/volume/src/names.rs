@@ -440,11 +440,19 @@ impl Volume {
                 })?,
                 _ => place(false)?,
             };
-            // Otherwise another file has taken the name meanwhile.
-            if let Some((done, orphan)) = done {
-                self.note_orphan(orphan);
-                return Ok(done);
+            // Another file may have taken the name meanwhile.
+            let Some((done, orphan)) = done else {
+                continue;
+            };
+            self.note_orphan(orphan);
+            if let Some(gone) = orphan
+                && !self.notify.knows(gone)
+                && !self.live.is_open(gone)
+            {
+                // Nobody will say that it may go.
+                self.forget(gone)?;
             }
+            return Ok(done);
         }
     }
 

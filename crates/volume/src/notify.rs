@@ -17,6 +17,8 @@ pub trait Notify: Send + Sync + std::fmt::Debug {
     fn entry_changed(&self, parent: Ino, name: &[u8]);
     /// A node's attributes or content changed.
     fn inode_changed(&self, ino: Ino);
+    /// Whether the kernel knows the node, so that it will say when it does no more.
+    fn knows(&self, ino: Ino) -> bool;
 }
 
 /// Who is to be told, if anyone.
@@ -32,6 +34,10 @@ impl Notifications {
         if let Some(face) = self.0.read().as_deref() {
             news(face);
         }
+    }
+
+    pub(crate) fn knows(&self, ino: Ino) -> bool {
+        self.0.read().as_deref().is_some_and(|face| face.knows(ino))
     }
 }
 

@@ -304,6 +304,35 @@ fn a_copy_of_the_past_leaves_what_is_there_alone() {
     }
 }
 
+/// Nobody but the kernel says that a file is forgotten, and it may not know the file.
+#[test]
+fn what_was_replaced_takes_no_room_unless_it_is_open() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    write_file(&volume, "a", &noise(1, 3 << 20));
+    let old = bench.commit(&volume).n;
+    replace(&volume, "a", &noise(2, 3 << 20));
+    bench.commit(&volume);
+    let here = || volume.status().unwrap().bytes_here;
+    assert!(here() >= 3 << 20);
+    restore(&bench, &volume, &number(old), "a", "a");
+    assert!(here() < 1 << 20, "{}", here());
+    let newer = volume.moment(&Which::Latest).unwrap();
+    replace(&volume, "a", &noise(3, 3 << 20));
+    bench.commit(&volume);
+    let ino = volume.resolve(b"a").unwrap();
+    common::with_open(&volume, ino, false, || {
+        bench
+            .runtime
+            .block_on(volume.restore(newer, b"a".to_vec(), b"a".to_vec(), &|_| {}))
+            .unwrap();
+        let mut read = vec![0; 3 << 20];
+        volume.read(ino, 0, &mut read).unwrap();
+        assert!(read == noise(3, 3 << 20).to_vec());
+    });
+    bench.stop(volume);
+}
+
 /// Its only copy would go with it.
 #[test]
 fn what_no_commit_holds_is_not_replaced() {

@@ -215,6 +215,15 @@ impl Lives {
         self.table.lock().contains_key(&ino)
     }
 
+    /// Whether a program has the file open through this process.
+    pub(crate) fn is_open(&self, ino: Ino) -> bool {
+        self.is_open_lightly(ino)
+            || self.find(ino).is_some_and(|live| {
+                let slot = live.slot.lock();
+                slot.known().is_some_and(|state| state.opens > 0)
+            })
+    }
+
     /// Takes a file out of the table. Whoever waits for its lock looks there again.
     pub(super) fn end(&self, live: &Arc<Live>, slot: &mut Slot) {
         *slot = Slot::Gone;
