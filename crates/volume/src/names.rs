@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::db::{Db, Transaction, meta_u64, set_meta};
+use crate::live::KeptReason;
 use crate::node::{self, Attr, attr_of_row};
 use crate::stored_node::{StoredNode, insert_row};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
@@ -64,6 +65,15 @@ pub enum RenameMode {
 /// change that this was.
 #[derive(Debug, Default)]
 pub(crate) struct Replaced(HashMap<Ino, i64>);
+
+/// What became of a node that was to be placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// It is there, under this number.
+    At(Ino),
+    /// It is not, for what is there stays.
+    Kept(KeptReason),
+}
 
 /// An entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -342,8 +352,8 @@ impl Volume {
     }
 
     /// Puts a node of the past at a place, as `id`, if one is given that is free, or else as a
-    /// copy. A file that is there goes, if a commit holds what it is now; otherwise it stays, and
-    /// the answer is `None`. The content of a file stays on the store.
+    /// copy. A file that is there goes, if a stored commit holds what it is now; otherwise it
+    /// stays. The content of a file stays on the store.
     ///
     /// # Errors
     /// If the place is a directory's, or `parent` is no directory that is there.
@@ -354,14 +364,14 @@ impl Volume {
         id: Option<NodeId>,
         past: &StoredNode<'_>,
         replaced: &mut Replaced,
-    ) -> Result<Option<Ino>> {
+    ) -> Result<Placed> {
         self.inos.reserve(&self.db, 1)?;
         let attr = Attr {
             ino: self.inos.take(),
             ctime: node::now(),
             ..past.attr
         };
-        let placed = self.replacing(parent, name, replaced, |tx, replaced| {
+        let kept = self.replacing(parent, name, replaced, |tx, replaced| {
             let id = match id {
                 Some(id) if free_id(tx, id, parent, name)? => id,
                 _ => new_node_id(node::now())?,
@@ -375,74 +385,92 @@ impl Volume {
             self.add_name(tx, parent, name, attr.ino, attr.kind, LinkId::BIRTH)?;
             Ok(orphan)
         })?;
-        Ok(placed.then_some(attr.ino))
+        Ok(kept.map_or(Placed::At(attr.ino), Placed::Kept))
     }
 
-    /// Gives a node one more name. A file that has it goes, or stays, as in
-    /// [`Volume::place_past`]; then the answer is false.
+    /// Gives a node of this kind one more name. A file that has it goes, or stays, as in
+    /// [`Volume::place_past`].
     ///
     /// # Errors
     /// As [`Volume::link`], and if the name is a directory's.
     pub(crate) fn link_over(
         &self,
-        ino: Ino,
+        (ino, kind): (Ino, Kind),
         parent: Ino,
         name: &Name,
         replaced: &mut Replaced,
-    ) -> Result<bool> {
-        let linked = self.replacing(parent, name, replaced, |tx, replaced| {
+    ) -> Result<Placed> {
+        let kept = self.replacing(parent, name, replaced, |tx, replaced| {
             let orphan = self.remove_file(tx, parent, name.as_bytes(), replaced)?;
             self.add_link(tx, ino, parent, name)?;
             Ok(orphan)
         })?;
-        if linked {
-            let kind = self.attr(ino)?.kind;
+        if kept.is_none() {
             self.note_moved(&[(ino, kind)]);
         }
-        Ok(linked)
+        Ok(kept.map_or(Placed::At(ino), Placed::Kept))
     }
 
-    /// Does what replaces a file, if a commit holds what the file is now: false if none does.
-    /// It is looked at under the node's lock, in the transaction that replaces it, for a
-    /// program may write it at this moment.
+    /// Does what replaces a file, if a stored commit holds what the file is now: else the reason
+    /// why it stays. It is looked at under the node's lock, in the transaction that replaces it,
+    /// for a program may write it at this moment.
     fn replacing(
         &self,
         parent: Ino,
         name: &Name,
         replaced: &mut Replaced,
         act: impl Fn(&Transaction<'_>, &mut Replaced) -> Result<Option<Ino>>,
-    ) -> Result<bool> {
+    ) -> Result<Option<KeptReason>> {
         loop {
             let there = self
                 .db
                 .look(|connection| find_entry(connection, parent, name.as_bytes()))?;
-            let mut place = |is_dirty: bool| {
+            if let Some(there) = there
+                && there.kind != Kind::Directory
+                && self.is_local(there.child)?
+            {
+                return Ok(Some(KeptReason::Local));
+            }
+            let mut place = |reason: Option<KeptReason>| {
                 self.db.write(|tx| {
                     self.directory(tx, parent)?;
                     let now = find_entry(tx, parent, name.as_bytes())?;
                     if now.map(|now| now.child) != there.map(|there| there.child) {
                         return Ok(None);
                     }
-                    if let Some(there) = there
-                        && there.kind != Kind::Directory
-                        && (is_dirty || !self.is_in_commit(tx, there.child, replaced)?)
-                    {
-                        return Ok(Some((false, None)));
+                    let reason = match there {
+                        Some(there) if there.kind != Kind::Directory && reason.is_none() => {
+                            reason_to_stay(tx, there.child, replaced)?
+                        }
+                        _ => reason,
+                    };
+                    match reason {
+                        Some(reason) => Ok(Some((Some(reason), None))),
+                        None => Ok(Some((None, act(tx, replaced)?))),
                     }
-                    Ok(Some((true, act(tx, replaced)?)))
                 })
             };
+            let mut is_held = false;
             let done = match there {
                 Some(there) if there.kind == Kind::File => self.hold(there.child, |held| {
+                    is_held = true;
                     held.observe()?;
                     held.flush_pending()?;
-                    place(held.dirty)
-                })?,
-                _ => place(false)?,
+                    // What is open to be written may be written already, to the kernel's pages.
+                    place(match held.dirty {
+                        _ if held.writers > 0 => Some(KeptReason::Open),
+                        true => Some(KeptReason::Dirty),
+                        false => None,
+                    })
+                }),
+                _ => place(None),
             };
-            // Another file may have taken the name meanwhile.
-            let Some((done, orphan)) = done else {
-                continue;
+            let (kept, orphan) = match done {
+                Ok(Some(done)) => done,
+                // Another file has taken the name meanwhile, or none.
+                Ok(None) => continue,
+                Err(VolumeError::NoEntry) if there.is_some() && !is_held => continue,
+                Err(error) => return Err(error),
             };
             self.note_orphan(orphan);
             if let Some(gone) = orphan
@@ -452,18 +480,8 @@ impl Volume {
                 // Nobody will say that it may go.
                 self.forget(gone)?;
             }
-            return Ok(done);
+            return Ok(kept);
         }
-    }
-
-    /// Whether the latest commit holds the node as it is, but for the names that a restore
-    /// took from it.
-    fn is_in_commit(&self, tx: &Transaction<'_>, ino: Ino, replaced: &Replaced) -> Result<bool> {
-        let change: Option<i64> = tx
-            .prepare_cached("SELECT seq FROM changed WHERE ino = ?1")?
-            .query_row([ino as i64], |row| row.get(0))
-            .optional()?;
-        Ok(change.is_none_or(|change| replaced.0.get(&ino) == Some(&change)))
     }
 
     /// Sets the time of a directory's last change.
@@ -1025,6 +1043,36 @@ fn free_id(tx: &Transaction<'_>, id: NodeId, parent: Ino, name: &Name) -> Result
     tx.prepare_cached("UPDATE nodes SET id = ?2 WHERE ino = ?1")?
         .execute((ino, other.as_bytes()))?;
     Ok(true)
+}
+
+/// Why a node that is clean is not replaced: the latest commit does not hold it as it is, but for
+/// the names that a restore took from it; or the store may not have what the commit holds, and what
+/// is here may be the last copy.
+fn reason_to_stay(
+    tx: &Transaction<'_>,
+    ino: Ino,
+    replaced: &Replaced,
+) -> Result<Option<KeptReason>> {
+    let change: Option<i64> = tx
+        .prepare_cached("SELECT seq FROM changed WHERE ino = ?1")?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
+    if change.is_some_and(|change| replaced.0.get(&ino) != Some(&change)) {
+        return Ok(Some(KeptReason::NotCommitted));
+    }
+    let is_safe: Option<bool> = tx
+        .prepare_cached(
+            "SELECT n.safe FROM nodes n JOIN cached c ON c.ino = n.ino WHERE n.ino = ?1",
+        )?
+        .query_row([ino as i64], |row| row.get(0))
+        .optional()?;
+    Ok(match is_safe {
+        None => None,
+        Some(false) if crate::push::is_awaited(tx, ino)? => Some(KeptReason::Unproven),
+        Some(false) => Some(KeptReason::NotCommitted),
+        Some(true) if crate::push::is_in_doubt(tx)? => Some(KeptReason::StoreInDoubt),
+        Some(true) => None,
+    })
 }
 
 fn find_entry(connection: &Connection, parent: Ino, name: &[u8]) -> Result<Option<Entry>> {

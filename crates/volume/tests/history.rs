@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::{Bench, CALLER, make_dir, noise, read_file, write_file};
 use larder_model::{Kind, Time};
 use larder_volume::history::{RestoreReport, What, Which};
-use larder_volume::{NewNode, ROOT, RenameMode, StashOptions, Volume};
+use larder_volume::{Access, NewNode, ROOT, RenameMode, StashOptions, Volume};
 
 fn replace(volume: &Volume, path: &str, bytes: &[u8]) {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -309,27 +309,70 @@ fn a_copy_of_the_past_leaves_what_is_there_alone() {
 fn what_was_replaced_takes_no_room_unless_it_is_open() {
     let bench = Bench::new();
     let volume = bench.start();
-    write_file(&volume, "a", &noise(1, 3 << 20));
+    let first = write_file(&volume, "a", &noise(1, 3 << 20));
     let old = bench.commit(&volume).n;
     replace(&volume, "a", &noise(2, 3 << 20));
+    volume.forget(first).unwrap();
     bench.commit(&volume);
     let here = || volume.status().unwrap().bytes_here;
     assert!(here() >= 3 << 20);
-    restore(&bench, &volume, &number(old), "a", "a");
+    let report = restore(&bench, &volume, &number(old), "a", "a");
+    assert_eq!((report.files, &report.kept[..]), (1, &[][..]));
     assert!(here() < 1 << 20, "{}", here());
     let newer = volume.moment(&Which::Latest).unwrap();
     replace(&volume, "a", &noise(3, 3 << 20));
     bench.commit(&volume);
     let ino = volume.resolve(b"a").unwrap();
+    let reading = Access::default();
+    volume.open(ino, reading).unwrap();
+    let again = || {
+        let (newer, path) = (newer.clone(), b"a".to_vec());
+        let restoring = volume.restore(newer, path.clone(), path, &|_| {});
+        bench.runtime.block_on(restoring).unwrap()
+    };
+    assert_eq!(again().files, 1);
+    let mut read = vec![0; 3 << 20];
+    volume.read(ino, 0, &mut read).unwrap();
+    assert!(read == noise(3, 3 << 20).to_vec());
+    volume.close(ino, reading).unwrap();
+    // What is open to be written may have been written, and nobody told the volume yet.
+    replace(&volume, "a", &noise(4, 3 << 20));
+    bench.commit(&volume);
+    let ino = volume.resolve(b"a").unwrap();
     common::with_open(&volume, ino, false, || {
-        bench
-            .runtime
-            .block_on(volume.restore(newer, b"a".to_vec(), b"a".to_vec(), &|_| {}))
-            .unwrap();
-        let mut read = vec![0; 3 << 20];
-        volume.read(ino, 0, &mut read).unwrap();
-        assert!(read == noise(3, 3 << 20).to_vec());
+        assert!(again().kept[0].1.contains("a program has it open"));
     });
+    assert_eq!(read_file(&volume, "a"), noise(4, 3 << 20));
+    bench.stop(volume);
+}
+
+#[test]
+fn a_name_that_went_is_a_hard_link_again() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    make_dir(&volume, "d");
+    let a = write_file(&volume, "d/a", b"one file");
+    let d = volume.resolve(b"d").unwrap();
+    volume.link(a, d, b"b").unwrap();
+    volume.link(a, d, b"c").unwrap();
+    let old = bench.commit(&volume).n;
+    volume.unlink(d, b"b").unwrap();
+    volume
+        .set_xattr(a, b"user.k", b"v", larder_volume::XattrMode::Any)
+        .unwrap();
+    bench.commit(&volume);
+    // Extended attributes tell two files apart, too.
+    let report = restore(&bench, &volume, &number(old), "d/c", "d/c");
+    assert_eq!((report.files, report.same), (1, 0));
+    let c = volume.resolve(b"d/c").unwrap();
+    assert_eq!(volume.get_xattr(c, b"user.k").unwrap(), None);
+    bench.commit(&volume);
+    restore(&bench, &volume, &number(old), "d", "d");
+    let a = volume.resolve(b"d/a").unwrap();
+    for name in [&b"d/b"[..], b"d/c"] {
+        assert_eq!(volume.resolve(name).unwrap(), a);
+    }
+    assert_eq!(volume.attr(a).unwrap().nlink, 3);
     bench.stop(volume);
 }
 

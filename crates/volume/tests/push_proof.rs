@@ -11,6 +11,7 @@ use std::time::Duration;
 use common::{Bench, PASSPHRASE, noise, read_file, until, write_file};
 use larder_store::StoreOptions;
 use larder_store::testing::{Call, Fault, Faulty, When};
+use larder_volume::history::Which;
 use larder_volume::{Credential, Dropped, Ino, KeptReason, ROOT, Volume};
 
 /// A volume on a folder that says it does not sync.
@@ -86,6 +87,25 @@ fn what_is_not_proven_yet_is_not_dropped_and_then_is() {
     ));
     assert_eq!(read_file(&volume, "a"), noise(1, 100_000));
     assert_eq!(volume.push_status().warnings, Vec::<String>::new());
+    lax.bench.stop(volume);
+}
+
+/// What is here may be the last copy of what the commit holds.
+#[test]
+fn what_is_not_proven_yet_is_not_replaced_by_a_restore() {
+    let lax = Lax::new(NEVER);
+    let volume = lax.bench.start();
+    write_file(&volume, "a", b"old");
+    lax.bench.commit(&volume);
+    let old = volume.moment(&Which::Latest).unwrap();
+    volume.unlink(ROOT, b"a").unwrap();
+    write_file(&volume, "a", b"newer");
+    lax.bench.commit(&volume);
+    let restoring = volume.restore(old, b"a".to_vec(), b"a".to_vec(), &|_| {});
+    let report = lax.bench.runtime.block_on(restoring).unwrap();
+    assert_eq!((report.files, report.kept.len()), (0, 1));
+    assert!(report.kept[0].1.contains("within two minutes"));
+    assert_eq!(read_file(&volume, "a"), b"newer");
     lax.bench.stop(volume);
 }
 

@@ -8,7 +8,7 @@
 //! A file that is replaced keeps its identity and gets a new number on this machine: whoever
 //! has it open keeps what he opened.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use larder_model::{Content, Kind, Name, Node, NodeId};
@@ -16,15 +16,11 @@ use larder_model::{Content, Kind, Name, Node, NodeId};
 use super::Moment;
 use super::past::Past;
 use super::path::shown;
-use crate::names::Replaced;
+use crate::names::{Placed, Replaced};
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
 use crate::stored_node::StoredNode;
 use crate::{Ino, Result, Volume, VolumeError};
-
-/// Why a file is not replaced that could not be brought back afterwards.
-const NOT_COMMITTED: &str = "what is there now is in no commit: it was changed a moment ago, a \
-     program has it open to write, or a rule keeps it local; close it or move it away";
 
 /// What was brought back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,7 +96,7 @@ struct Restoring<'a> {
     past: Past<'a>,
     /// Whether what comes back is the same node as then, not a copy of it.
     is_itself: bool,
-    /// Nodes with several names that came back already.
+    /// Nodes with several names that came back already, or are as they were.
     linked: HashMap<NodeId, Ino>,
     replaced: Replaced,
     done: RestoreReport,
@@ -152,7 +148,7 @@ impl Restoring<'_> {
                     let Some(node) = self.past.node(&id)? else {
                         return Err(VolumeError::NoEntry);
                     };
-                    let Some(ino) = self.place(id, &node, at, &name)? else {
+                    let Some(ino) = self.place(id, &node, at, &name, &path[..end])? else {
                         return Err(VolumeError::NotDirectory);
                     };
                     self.done.directories += 1;
@@ -181,21 +177,24 @@ impl Restoring<'_> {
                 Ok(())
             }
             (Kind::Directory, None) => {
-                let Some(ino) = self.place(id, &node, parent, name)? else {
-                    self.keep(path, NOT_COMMITTED);
+                let Some(ino) = self.place(id, &node, parent, name, path)? else {
                     return Ok(());
                 };
                 self.done.directories += 1;
                 self.directory(id, ino, path)?;
                 self.set_time(ino, &node)
             }
-            (_, Some(there)) if self.is_same(&there, &node)? => {
+            (_, Some(there))
+                if self.is_linked_right(&id, &there) && self.is_same(&there, &node)? =>
+            {
+                if node.names().count() > 1 {
+                    self.linked.insert(id, there.ino);
+                }
                 self.done.same += 1;
                 Ok(())
             }
             _ => {
-                let Some(ino) = self.place(id, &node, parent, name)? else {
-                    self.keep(path, NOT_COMMITTED);
+                let Some(ino) = self.place(id, &node, parent, name, path)? else {
                     return Ok(());
                 };
                 if node.names().count() > 1 {
@@ -228,6 +227,11 @@ impl Restoring<'_> {
         Ok(())
     }
 
+    /// Whether what is there may be the node that others of its names lead to already.
+    fn is_linked_right(&self, id: &NodeId, there: &Attr) -> bool {
+        self.linked.get(id).is_none_or(|&ino| ino == there.ino)
+    }
+
     /// Whether what is there has the content and attributes of then.
     fn is_same(&self, there: &Attr, node: &Node) -> Result<bool> {
         let Some(attrs) = node.attrs().filter(|_| there.kind == node.kind) else {
@@ -235,7 +239,7 @@ impl Restoring<'_> {
         };
         let same_attrs = (there.mode, there.uid, there.gid, there.mtime, there.rdev)
             == (attrs.mode, attrs.uid, attrs.gid, attrs.mtime, attrs.rdev);
-        if !same_attrs {
+        if !same_attrs || self.xattrs(there.ino)? != attrs.xattrs {
             return Ok(false);
         }
         match node.content() {
@@ -247,30 +251,55 @@ impl Restoring<'_> {
         }
     }
 
-    /// `None` if what is there is in no commit, and so stays.
-    fn place(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Option<Ino>> {
-        let placed = match self.linked.get(&id) {
-            Some(&ino) => {
-                let replaced = &mut self.replaced;
-                let is_linked = self.volume.link_over(ino, parent, name, replaced)?;
-                is_linked.then_some(ino)
+    fn xattrs(&self, ino: Ino) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+        let mut xattrs = BTreeMap::new();
+        for name in self.volume.list_xattrs(ino)? {
+            if let Some(value) = self.volume.get_xattr(ino, &name)? {
+                xattrs.insert(name, value);
             }
-            None => self.place_node(id, node, parent, name)?,
-        };
-        if placed.is_some() {
-            let notify = &self.volume.notify;
-            notify.tell(|face| face.entry_changed(parent, name.as_bytes()));
         }
-        Ok(placed)
+        Ok(xattrs)
     }
 
-    fn place_node(
+    /// `None` if what is there stays, as it could not be brought back afterwards.
+    fn place(
         &mut self,
         id: NodeId,
         node: &Node,
         parent: Ino,
         name: &Name,
+        path: &[u8],
     ) -> Result<Option<Ino>> {
+        let placed = match self.linked.get(&id) {
+            Some(&ino) => {
+                let (there, replaced) = ((ino, node.kind), &mut self.replaced);
+                self.volume.link_over(there, parent, name, replaced)
+            }
+            None => self.place_node(id, node, parent, name),
+        };
+        match placed {
+            Ok(Placed::At(ino)) => {
+                let notify = &self.volume.notify;
+                notify.tell(|face| face.entry_changed(parent, name.as_bytes()));
+                Ok(Some(ino))
+            }
+            Ok(Placed::Kept(reason)) => {
+                self.keep(
+                    path,
+                    &format!("what is there now stays: {}", reason.words()),
+                );
+                Ok(None)
+            }
+            // It came there a moment ago.
+            Err(VolumeError::IsDirectory) => {
+                self.keep(path, "a directory is there now where a file was");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn place_node(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Placed> {
         let past = StoredNode::new(&id, node)?;
         let id = self.is_itself.then_some(id);
         self.volume
