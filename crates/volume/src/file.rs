@@ -358,7 +358,9 @@ impl Volume {
                 Step::Done(value) => return Ok(value),
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
-                Step::Begin => self.begin_empty(ino, Emptied::Is)?,
+                Step::Begin => {
+                    self.begin_empty(ino, Emptied::Is)?;
+                }
                 Step::Sync => {
                     self.sync_ahead(ino)?;
                     synced = true;
@@ -372,17 +374,20 @@ impl Volume {
     }
 
     /// Gives a file that is away an empty cache file, if it is empty, or is to be.
-    fn begin_empty(&self, ino: Ino, emptied: Emptied) -> Result<()> {
+    /// Whether it did.
+    fn begin_empty(&self, ino: Ino, emptied: Emptied) -> Result<bool> {
         self.hold(ino, |held| {
             let is_empty = held.size == 0;
             if !matches!(held.here, Here::Away) || (!is_empty && emptied == Emptied::Is) {
-                return Ok(());
+                return Ok(false);
             }
             held.begin_empty()?;
             if !is_empty {
                 self.note_write(held, 0);
+            } else if emptied == Emptied::Becomes {
+                held.note_times(node::now());
             }
-            Ok(())
+            Ok(true)
         })
     }
 
@@ -395,6 +400,7 @@ impl Volume {
             self.set_noted_attr(ino, set)?;
             return self.attr(ino);
         };
+        let before = self.attr(ino)?;
         let (times, rest) = apart(set);
         if rest != SetAttr::default() {
             self.set_noted_attr(ino, &rest)?;
@@ -404,7 +410,7 @@ impl Volume {
         if let Err(error) = self.set_noted_attr(ino, &times) {
             tracing::warn!(ino, %error, "the times of a truncation are not noted");
         }
-        self.attr(ino)
+        Ok(self.attr(ino).unwrap_or(Attr { size, ..before }))
     }
 
     /// Changes attributes that only the database has.
@@ -488,7 +494,9 @@ impl Volume {
                 Step::Done(()) => return Ok(()),
                 Step::Map => self.materialise(ino)?,
                 Step::Fetch(cut) => self.ensure(ino, cut)?,
-                Step::Begin => self.begin_empty(ino, Emptied::Becomes)?,
+                // That was all of it.
+                Step::Begin if self.begin_empty(ino, Emptied::Becomes)? => return Ok(()),
+                Step::Begin => {}
                 Step::Sync => {
                     self.sync_ahead(ino)?;
                     synced = true;
@@ -582,7 +590,9 @@ impl Volume {
             match step {
                 Step::Done(()) => return Ok(()),
                 Step::Map => self.materialise(ino)?,
-                Step::Begin => self.begin_empty(ino, Emptied::Is)?,
+                Step::Begin => {
+                    self.begin_empty(ino, Emptied::Is)?;
+                }
                 Step::Fetch(_) | Step::Sync | Step::Track => {}
             }
         }
@@ -854,7 +864,8 @@ fn apart(set: &SetAttr) -> (SetAttr, SetAttr) {
     let times = SetAttr {
         atime: set.atime,
         mtime: set.mtime,
-        ctime: set.ctime,
+        // Also of a file that keeps its size.
+        ctime: Some(set.ctime.unwrap_or_else(node::now)),
         ..SetAttr::default()
     };
     let rest = SetAttr {

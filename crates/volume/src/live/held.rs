@@ -271,7 +271,12 @@ impl Held<'_> {
         }
         self.size = 0;
         self.here = Here::Whole;
-        self.refresh_seen()
+        // It is empty now, and whoever wanted it so is told.
+        if let Err(error) = self.refresh_seen() {
+            self.seen = None;
+            tracing::warn!(ino, %error, "a file that was emptied could not be looked at");
+        }
+        Ok(())
     }
 
     /// Gives a whole file a working map, all local; the database has it with the next

@@ -125,6 +125,8 @@ impl Volume {
                 self.live.note_clean(ino);
                 return Ok(None);
             }
+            // Once it is whole, the cache file says how long the file is.
+            held.trim_tail()?;
             let file = held.file()?;
             let elsewhere = held.is_elsewhere()?;
             let meta = file

@@ -1,9 +1,10 @@
 //! What a reader gets of content that is away, whatever the store does.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use larder_store::testing::{Call, Fault, When};
-use larder_volume::{ROOT, Settings, StashOptions, VolumeError};
+use larder_volume::{Access, ROOT, SetAttr, Settings, StashOptions, VolumeError};
 
 use crate::support::{Shelf, bytes, settings, until, with_file_away};
 
@@ -243,4 +244,47 @@ async fn status_follows_a_store_that_goes_and_comes_though_nobody_asks_for_anyth
     shelf.faulty.clear();
     until(reachable).await;
     replica.stop().await;
+}
+
+/// The cut of a cache file may fail, and the truncation be done all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_off_does_not_come_back_with_the_tail_of_the_cache_file() {
+    let shelf = Shelf::new();
+    let content = bytes(5, 1 << 20);
+    let (replica, ino) = with_file_away(&shelf, settings(), &content).await;
+    assert!(replica.read(ino).await.unwrap() == content);
+    let volume = &replica.volume;
+    let edit = |at: u64, bytes: &[u8]| {
+        let access = Access {
+            write: true,
+            ..Access::default()
+        };
+        volume.open(ino, access).unwrap();
+        volume.write(ino, at, bytes).unwrap();
+        volume.close(ino, access).unwrap();
+    };
+    // From here on the file is known piece by piece.
+    edit(5, b"x");
+    let cut = SetAttr {
+        size: Some(100_000),
+        ..SetAttr::default()
+    };
+    volume.set_attr(ino, &cut).unwrap();
+    let cache = replica.state.join("cache").join(format!("{:x}", ino >> 12));
+    let file = std::fs::File::options()
+        .write(true)
+        .open(cache.join(format!("{ino:x}")))
+        .unwrap();
+    file.write_all_at(&content[100_000..], 100_000).unwrap();
+    replica.commit().await;
+    edit(7, b"y");
+    let mut expected = content[..100_000].to_vec();
+    (expected[5], expected[7]) = (b'x', b'y');
+    assert_eq!(volume.attr(ino).unwrap().size, 100_000);
+    assert!(replica.read(ino).await.unwrap() == expected);
+    replica.commit().await;
+    replica.stop().await;
+    let after = shelf.open("after", settings()).await;
+    assert!(after.read(after.find("file")).await.unwrap() == expected);
+    after.stop().await;
 }
