@@ -268,6 +268,10 @@ pub(super) async fn push(
 /// does no harm.
 pub(super) async fn drop_old(volume: &Volume, store: &Arc<dyn Store>) {
     let deleted = async {
+        // Only the head that is looked for can answer the doubt.
+        if volume.db.read(is_in_doubt)? {
+            return Ok(());
+        }
         let made = identity::own_commits(&volume.db, HEADS_KEPT + 1)?;
         let Some((old, _)) = made.get(HEADS_KEPT as usize) else {
             return Ok(());
