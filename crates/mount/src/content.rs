@@ -319,6 +319,16 @@ impl Face {
         let Ok(from) = u64::try_from(offset) else {
             return reply.error(Errno::ENXIO);
         };
+        if dot_larder::is_inside(ino) {
+            let face = Arc::clone(self);
+            let seek = move || match face.attr(ino) {
+                Ok(attr) if from >= attr.size => reply.error(Errno::ENXIO),
+                Ok(_) if kind == SeekKind::Data => reply.offset(offset),
+                Ok(attr) => reply.offset(i64::try_from(attr.size).unwrap_or(i64::MAX)),
+                Err(error) => reply.error(error),
+            };
+            return self.workers.look.run(seek);
+        }
         if self.may_have_unwritten(ino) {
             let face = Arc::clone(self);
             self.workers.disk.run(move || {

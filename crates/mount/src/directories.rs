@@ -96,9 +96,15 @@ impl Face {
             return self.fill_inside(ino, entries, offset, reply);
         }
         let mut rest = rest(entries, offset).peekable();
+        let mut added = false;
         while rest.peek().is_some() {
             let batch: Vec<_> = rest.by_ref().take(BATCH).collect();
-            let attrs = self.attrs_of(&batch)?;
+            let attrs = match self.attrs_of(&batch) {
+                Ok(attrs) => attrs,
+                // What was added is the kernel's to know, and to give back.
+                Err(_) if added => return Ok(()),
+                Err(error) => return Err(error),
+            };
             for ((at, entry), attr) in batch.into_iter().zip(attrs) {
                 // It went since the snapshot was taken.
                 let Some(attr) = attr else { continue };
@@ -108,6 +114,7 @@ impl Face {
                     self.forget(attr.ino, 1);
                     return Ok(());
                 }
+                added = true;
             }
         }
         Ok(())
@@ -121,16 +128,22 @@ impl Face {
         offset: u64,
         reply: &mut ReplyDirectoryPlus,
     ) -> Answer<()> {
+        let mut added = false;
         for (at, entry) in rest(entries, offset) {
             let name = OsStr::from_bytes(&entry.name);
-            let Some(shown) = self.lookup_inside(ino, name)? else {
-                continue;
+            let shown = match self.lookup_inside(ino, name) {
+                Ok(Some(shown)) => shown,
+                Ok(None) => continue,
+                // What was added is the kernel's to know, and to give back.
+                Err(_) if added => break,
+                Err(error) => return Err(error),
             };
             let node = shown.ino;
             if reply.add(node, at, name, &keep(node.0), &shown, Generation(0)) {
                 self.forget(node.0, 1);
                 break;
             }
+            added = true;
         }
         Ok(())
     }

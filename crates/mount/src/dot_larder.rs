@@ -73,7 +73,7 @@ impl DotLarder {
 
     /// The attributes of the window or of a text in it; `None` if that is gone.
     pub(crate) fn attr(&self, ino: Ino) -> Option<Attr> {
-        if ino == DIRECTORY || ino == history::DIRECTORY {
+        if ino == DIRECTORY {
             return Some(self.directory(ino, Time(0)));
         }
         let text = self.texts.lock().get(&ino).cloned()?;

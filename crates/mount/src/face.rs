@@ -101,8 +101,8 @@ impl Face {
         Ok(match name.as_bytes() {
             dot_larder::STATUS => Some(self.introduce(&self.look_at_status())),
             history::NAME => {
-                let attr = self.dot_larder.attr(history::DIRECTORY);
-                attr.map(|attr| self.introduce(&attr))
+                let attr = self.history_attr(history::DIRECTORY, Time(0))?;
+                Some(self.introduce(&attr))
             }
             _ => None,
         })
@@ -117,6 +117,9 @@ impl Face {
     pub(crate) fn attr(&self, ino: Ino) -> Answer<FileAttr> {
         if history::is_past(ino) {
             return Ok(self.tell(&self.past_attr(ino)?));
+        }
+        if ino == history::DIRECTORY {
+            return Ok(attrs::file_attr(&self.history_attr(ino, Time(0))?));
         }
         if dot_larder::is_inside(ino) {
             let attr = self.dot_larder.attr(ino).ok_or(Errno::ESTALE)?;

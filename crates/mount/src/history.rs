@@ -4,8 +4,8 @@
 //! the start of its id lead to one, too. Below lies the tree of that moment. Its pages come when a
 //! directory is looked into, and content when it is read; nothing of it takes room here.
 //!
-//! The number of a node is made from the commit and the node's id, so it is the same whenever it
-//! is asked for. What a number stands for is known for as long as the kernel knows the node.
+//! The number of a node is made from the name of the moment, the commit, and the node's id, so it is
+//! the same whenever it is asked for. What a number stands for is known for as long as the kernel knows the node.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -14,9 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use fuser::{Errno, FileAttr};
-use larder_model::{Content, Kind, NodeId};
+use larder_model::{Content, Kind, NodeId, Time};
 use larder_volume::history::{Moment, Which, show_time};
-use larder_volume::{Attr, DirEntry, Ino, VolumeError};
+use larder_volume::{Attr, DirEntry, Ino, ROOT, VolumeError};
 use parking_lot::Mutex;
 
 use crate::attrs::errno;
@@ -45,18 +45,30 @@ pub(crate) fn never_changes(ino: Ino) -> bool {
 #[derive(Debug, Clone)]
 struct PastNode {
     moment: Arc<Moment>,
+    /// Stands for the name that led to the moment: the kernel knows a directory by one name only.
+    by: u64,
     id: NodeId,
 }
 
 impl PastNode {
-    fn root(moment: Arc<Moment>) -> Self {
-        let id = NodeId::ROOT;
-        Self { moment, id }
+    fn root(moment: Arc<Moment>, name: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self {
+            moment,
+            by: hasher.finish(),
+            id: NodeId::ROOT,
+        }
+    }
+
+    fn below(&self, id: NodeId) -> Self {
+        Self { id, ..self.clone() }
     }
 
     fn ino(&self) -> Ino {
         let mut hasher = DefaultHasher::new();
         self.moment.id.hash(&mut hasher);
+        self.by.hash(&mut hasher);
         self.id.hash(&mut hasher);
         let is_root = Ino::from(self.id == NodeId::ROOT);
         PAST | (hasher.finish() >> 4) << 1 | is_root
@@ -85,12 +97,13 @@ impl Face {
 
     fn find_past(&self, parent: Ino, name: &[u8]) -> Answer<Option<(Attr, PastNode)>> {
         let node = if parent == DIRECTORY {
-            self.find_moment(name)?.map(PastNode::root)
+            let moment = self.find_moment(name)?;
+            moment.map(|moment| PastNode::root(moment, name))
         } else {
-            let PastNode { moment, id } = self.past_node(parent)?;
-            let found = self.volume.past_entry(&moment, id, name);
+            let parent = self.past_node(parent)?;
+            let found = self.volume.past_entry(&parent.moment, parent.id, name);
             let found = found.map_err(|error| errno(&error))?;
-            found.map(|id| PastNode { moment, id })
+            found.map(|id| parent.below(id))
         };
         node.map(|node| Ok((self.attr_of_past(&node)?, node)))
             .transpose()
@@ -125,12 +138,29 @@ impl Face {
         let ino = node.ino();
         if node.id == NodeId::ROOT {
             // Without a look into the tree: a list of all moments must not fetch them all.
-            let wall = node.moment.commit.wall;
-            return Ok(self.dot_larder.directory(ino, wall));
+            return self.history_attr(ino, node.moment.commit.wall);
         }
         let attr = self.volume.past_attr(&node.moment, node.id);
         let attr = attr.map_err(|error| errno(&error))?;
-        Ok(Attr { ino, ..attr })
+        // How many directories a directory had is not known: 1 says so.
+        let nlink = match attr.kind {
+            Kind::Directory => 1,
+            _ => attr.nlink,
+        };
+        Ok(Attr { ino, nlink, ..attr })
+    }
+
+    /// The attributes of `.larder/history` and of the moments in it. They are for whom the volume's
+    /// root belongs to: what others may not see today they may have seen once.
+    pub(crate) fn history_attr(&self, ino: Ino, time: Time) -> Answer<Attr> {
+        let root = self.volume.attr(ROOT).map_err(|error| errno(&error))?;
+        Ok(Attr {
+            mode: 0o500,
+            uid: root.uid,
+            gid: root.gid,
+            nlink: 1,
+            ..self.dot_larder.directory(ino, time)
+        })
     }
 
     /// The entries of `.larder/history` or of a directory below. May wait for the store.
@@ -138,16 +168,13 @@ impl Face {
         if ino == DIRECTORY {
             return self.list_moments().map_err(|error| errno(&error));
         }
-        let PastNode { moment, id } = self.past_node(ino)?;
-        let entries = self.volume.past_entries(&moment, id);
+        let directory = self.past_node(ino)?;
+        let entries = self.volume.past_entries(&directory.moment, directory.id);
         let entries = entries.map_err(|error| errno(&error))?;
-        let entry = |(name, id, kind)| {
-            let moment = Arc::clone(&moment);
-            DirEntry {
-                name,
-                ino: PastNode { moment, id }.ino(),
-                kind,
-            }
+        let entry = |(name, id, kind)| DirEntry {
+            name,
+            ino: directory.below(id).ino(),
+            kind,
         };
         Ok(entries.into_iter().map(entry).collect())
     }
@@ -170,7 +197,7 @@ impl Face {
             }
             entries.push(DirEntry {
                 name: name.clone(),
-                ino: PastNode::root(Arc::clone(&moment)).ino(),
+                ino: PastNode::root(Arc::clone(&moment), &name).ino(),
                 kind: Kind::Directory,
             });
             listed.insert(name, moment);
@@ -181,14 +208,14 @@ impl Face {
 
     /// Reads of a file of a moment. May wait for the store.
     pub(crate) fn read_past(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Answer<usize> {
-        let PastNode { moment, id } = self.past_node(ino)?;
+        let PastNode { moment, id, .. } = self.past_node(ino)?;
         let read = self.volume.read_past(&moment, id, offset, buffer);
         read.map_err(|error| errno(&error))
     }
 
     /// The target of a symlink of a moment. May wait for the store.
     pub(crate) fn read_past_link(&self, ino: Ino) -> Answer<Vec<u8>> {
-        let PastNode { moment, id } = self.past_node(ino)?;
+        let PastNode { moment, id, .. } = self.past_node(ino)?;
         match self.volume.past_content(&moment, id) {
             Ok(Content::Target(target)) => Ok(target),
             Ok(_) => Err(Errno::EINVAL),
@@ -198,7 +225,7 @@ impl Face {
 
     /// The extended attributes of a node of a moment. May wait for the store.
     pub(crate) fn past_xattrs(&self, ino: Ino) -> Answer<BTreeMap<Vec<u8>, Vec<u8>>> {
-        let PastNode { moment, id } = self.past_node(ino)?;
+        let PastNode { moment, id, .. } = self.past_node(ino)?;
         let xattrs = self.volume.past_xattrs(&moment, id);
         xattrs.map_err(|error| errno(&error))
     }

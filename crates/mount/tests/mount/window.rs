@@ -19,6 +19,7 @@ in_each_profile!(
     what_was_is_read_as_files,
     moments_are_listed_and_found_by_time_number_and_id,
     nobody_changes_what_was,
+    what_was_is_for_whom_the_root_belongs_to,
 );
 
 fn the_status_is_read_and_stays_true(at: &Fixture) {
@@ -88,6 +89,7 @@ fn changed_since(at: &Fixture) -> PathBuf {
     fs::write(at.path("dir/large"), &old).unwrap();
     fs::write(at.path("dir/deep/small"), "as it was").unwrap();
     symlink("large", at.path("dir/link")).unwrap();
+    at.sh("truncate -s 5M holes");
     at.sh("chmod 640 dir/large; touch -d 2001-02-03T04:05:06Z dir/large; ln dir/large other");
     let flags = XattrFlags::empty();
     setxattr(at.path("dir/large"), "user.colour", b"red", flags).unwrap();
@@ -125,10 +127,13 @@ fn what_was_is_read_as_files(at: &Fixture) {
             "./dir/deep/small",
             "./dir/large",
             "./dir/link",
+            "./holes",
             "./other"
         ]
     );
     at.sh(&format!("cp -a {}/dir back", was.display()));
+    at.sh(&format!("cp --sparse=always {}/holes back/", was.display()));
+    assert_eq!(fs::metadata(at.path("back/holes")).unwrap().len(), 5 << 20);
     assert_eq!(fs::read(at.path("back/large")).unwrap(), old);
     let mut value = [0; 8];
     let len = getxattr(was.join("other"), "user.colour", &mut value).unwrap();
@@ -168,6 +173,11 @@ fn moments_are_listed_and_found_by_time_number_and_id(at: &Fixture) {
         assert_eq!(errno(read(moment)), libc::ENOENT, "{moment}");
     }
     assert!(at.sh("ls -l .larder/history").contains(&first[0]));
+    // Two names of one moment are two directories to the kernel.
+    let said = at.sh(&format!(
+        "cd .larder/history/{n} && /bin/pwd && ls ../{id} > /dev/null && /bin/pwd"
+    ));
+    assert_eq!(said.lines().next(), said.lines().last());
     // A name that led nowhere may lead somewhere later.
     let next = (at.volume().moment(&Which::Latest).unwrap().commit.n + 1).to_string();
     assert_eq!(errno(read(&next)), libc::ENOENT);
@@ -192,4 +202,14 @@ fn nobody_changes_what_was(at: &Fixture) {
     let mode = fs::Permissions::from_mode(0o777);
     assert_eq!(errno(fs::set_permissions(&file, mode)), libc::EPERM);
     assert_eq!(fs::read(&file).unwrap(), pattern(3_000_000));
+}
+
+/// What a user may not see today may have been there for all to see once.
+fn what_was_is_for_whom_the_root_belongs_to(at: &Fixture) {
+    let was = changed_since(at);
+    let file = was.join("dir/deep/small");
+    assert_eq!(fs::read(&file).unwrap(), b"as it was");
+    assert!(!at.runs_as_nobody(&format!("cat {}", file.display())));
+    assert!(!at.runs_as_nobody("ls .larder/history"));
+    assert!(at.runs_as_nobody("cat .larder/status"));
 }

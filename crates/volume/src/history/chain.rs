@@ -83,6 +83,12 @@ impl Volume {
                 "{name:?} names no commit. `larder log` lists them by number and id"
             )));
         }
+        // A whole id needs no look at all the others.
+        if let Ok(id) = digits.parse()
+            && let Ok(moment) = self.read_commit(id)
+        {
+            return Ok(moment);
+        }
         let mut found: Option<Moment> = None;
         for moment in self.chain()? {
             let moment = moment?;
