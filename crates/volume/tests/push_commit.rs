@@ -599,3 +599,26 @@ fn what_is_written_while_many_are_dropped_is_not_lost() {
     }
     bench.stop(volume);
 }
+
+/// Each that was stored stayed open, and once the system gave no more, storing stood still.
+#[test]
+fn storing_many_files_keeps_few_of_them_open() {
+    let bench = Bench::new();
+    let volume = bench.start();
+    let source = bench.path("source");
+    std::fs::create_dir(&source).unwrap();
+    for n in 0..2000 {
+        std::fs::write(source.join(n.to_string()), n.to_string()).unwrap();
+    }
+    let cache = bench.state().join("cache");
+    let open = || {
+        let files = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        links.filter(|link| link.starts_with(&cache)).count()
+    };
+    volume.adopt(&source, ROOT, b"adopted", &|_| {}).unwrap();
+    bench.commit(&volume);
+    assert!(open() < 600, "{}", open());
+    bench.stop(volume);
+    assert_eq!(bench.stored().file("adopted/1999").unwrap(), b"1999");
+}

@@ -254,6 +254,8 @@ impl Ingest {
                     volume.live.set_aside(ino, None);
                 }
             }
+            // Each file that was looked at is open still.
+            volume.trim_lives();
         }
         if moved_on {
             shared.warnings.clear("rules");

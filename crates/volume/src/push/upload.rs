@@ -143,6 +143,7 @@ fn note_delivery(volume: &Volume, number: Number, sent: Sent) {
     for mut cut in done {
         cut.settling.synced = all_synced;
         finish(volume, &mut cut);
+        volume.trim_lives();
     }
     volume.push.shared.ring();
 }
