@@ -22,13 +22,15 @@ use crate::group::{Bell, Ended, Writer};
 use crate::{Ino, Result, VolumeError};
 
 /// The version of the tables in `schema.sql`, `schema_2.sql` and `schema_3.sql`.
-pub const DATABASE_FORMAT: i64 = 3;
+pub const DATABASE_FORMAT: i64 = 4;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// What format 2 added to format 1.
 const SCHEMA_2: &str = include_str!("schema_2.sql");
 /// What format 3 added to format 2.
 const SCHEMA_3: &str = include_str!("schema_3.sql");
+/// What format 4 added to format 3.
+const SCHEMA_4: &str = include_str!("schema_4.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;
 /// How long a connection waits for another.
@@ -74,6 +76,7 @@ impl Db {
         tx.execute_batch(SCHEMA)?;
         tx.execute_batch(SCHEMA_2)?;
         tx.execute_batch(SCHEMA_3)?;
+        tx.execute_batch(SCHEMA_4)?;
         tx.execute(
             "INSERT INTO meta(key, value) VALUES('format', ?1), ('synced', ?2)",
             (DATABASE_FORMAT.to_be_bytes(), 0u64.to_be_bytes()),
@@ -98,7 +101,7 @@ impl Db {
             .map_err(|error| unreadable(path, &error))?;
         match format.try_into().map(i64::from_be_bytes) {
             Ok(DATABASE_FORMAT) => Ok(Self::with_writer(path, connection)),
-            Ok(older @ (1 | 2)) => {
+            Ok(older @ 1..DATABASE_FORMAT) => {
                 upgrade(&mut connection, older)?;
                 Ok(Self::with_writer(path, connection))
             }
@@ -398,7 +401,10 @@ fn upgrade(connection: &mut Connection, from: i64) -> Result<()> {
     if from < 2 {
         tx.execute_batch(SCHEMA_2)?;
     }
-    tx.execute_batch(SCHEMA_3)?;
+    if from < 3 {
+        tx.execute_batch(SCHEMA_3)?;
+    }
+    tx.execute_batch(SCHEMA_4)?;
     set_meta(&tx, "format", &DATABASE_FORMAT.to_be_bytes())?;
     tx.commit()?;
     Ok(())

@@ -15,6 +15,9 @@ pub enum VolumeError {
     /// No such file or directory.
     #[error("there is no such file or directory")]
     NoEntry,
+    /// Another file has taken the node's place.
+    #[error("another version of the file has taken its place; open it again")]
+    Stale,
     /// The name is taken.
     #[error("a file of this name is there already")]
     Exists,
@@ -101,6 +104,7 @@ impl VolumeError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NoEntry => libc::ENOENT,
+            Self::Stale => libc::ESTALE,
             Self::Exists => libc::EEXIST,
             Self::NotEmpty => libc::ENOTEMPTY,
             Self::NotDirectory => libc::ENOTDIR,

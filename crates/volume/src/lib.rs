@@ -23,6 +23,7 @@ mod error;
 mod file;
 mod group;
 pub mod history;
+mod join;
 mod lease;
 mod live;
 mod names;
@@ -50,6 +51,7 @@ pub use cache::Cache;
 pub use db::{Db, Transaction};
 pub use error::{Result, VolumeError};
 pub use file::{Access, Opened, SeekKind};
+pub use join::{Deletions, SyncReport};
 pub use live::{Dropped, KeptReason, Missing, Piece, Settled, Settling, WorkingExtent};
 pub use names::{Caller, DirEntry, NewNode, RenameMode};
 pub use node::{Attr, SetAttr, TimeSet};
@@ -85,6 +87,7 @@ pub struct Volume {
     pub(crate) push: push::Push,
     pub(crate) pull: pull::Pull,
     pub(crate) views: history::Views,
+    pub(crate) seen: join::Seen,
     stopping: AtomicBool,
 }
 
@@ -125,6 +128,7 @@ impl Volume {
             notify: notify::Notifications::new(),
             recovery,
             views: history::Views::default(),
+            seen: join::Seen::default(),
             stopping: AtomicBool::new(false),
         });
         group::run(&volume)?;

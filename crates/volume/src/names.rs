@@ -472,13 +472,8 @@ impl Volume {
                 Err(VolumeError::NoEntry) if there.is_some() && !is_held => continue,
                 Err(error) => return Err(error),
             };
-            self.note_orphan(orphan);
-            if let Some(gone) = orphan
-                && !self.notify.knows(gone)
-                && !self.live.is_open(gone)
-            {
-                // Nobody will say that it may go.
-                self.forget(gone)?;
+            if let Some(orphan) = orphan {
+                self.note_unnamed(orphan);
             }
             return Ok(kept);
         }
@@ -790,6 +785,18 @@ impl Volume {
         }
     }
 
+    /// As [`Volume::note_orphan`], of a node that did not lose its name through the kernel: that may
+    /// not know it, and then nobody says that it may go.
+    pub(crate) fn note_unnamed(&self, ino: Ino) {
+        self.live.note_orphan(ino);
+        if self.notify.knows(ino) || self.live.is_open(ino) {
+            return;
+        }
+        if let Err(error) = self.forget(ino) {
+            tracing::warn!(%error, ino, "an unlinked node stays until the next start");
+        }
+    }
+
     /// The kernel has dropped the node from its memory: if it has no name left, it is
     /// deleted now.
     ///
@@ -952,12 +959,21 @@ pub(crate) fn path_of(connection: &Connection, ino: Ino) -> Result<Option<Vec<u8
     Ok(Some(names.join(&b'/')))
 }
 
-/// Notes that a node lost its last name.
-fn orphan(tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+/// Notes that a node has no name, which a commit knows.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn leave_unnamed(tx: &Transaction<'_>, ino: Ino) -> Result<()> {
     tx.prepare_cached("INSERT OR IGNORE INTO orphans(ino) VALUES(?1)")?
         .execute([ino as i64])?;
     tx.prepare_cached("DELETE FROM changed WHERE ino = ?1")?
         .execute([ino as i64])?;
+    Ok(())
+}
+
+/// Notes that a node lost its last name.
+fn orphan(tx: &Transaction<'_>, ino: Ino, now: Time) -> Result<()> {
+    leave_unnamed(tx, ino)?;
     tx.prepare_cached(
         "INSERT OR REPLACE INTO tombstones(id, time)
          SELECT id, ?2 FROM nodes WHERE ino = ?1",
@@ -988,6 +1004,7 @@ pub(crate) fn delete_node(tx: &Transaction<'_>, ino: Ino) -> Result<Option<u64>>
         "DELETE FROM xattrs WHERE ino = ?1",
         "DELETE FROM changed WHERE ino = ?1",
         "DELETE FROM recovered WHERE ino = ?1",
+        "DELETE FROM replaced WHERE ino = ?1",
         "DELETE FROM nodes WHERE ino = ?1",
     ] {
         tx.prepare_cached(statement)?.execute([ino as i64])?;

@@ -77,9 +77,42 @@ impl<'a> StoredNode<'a> {
     ) -> Result<()> {
         let xattrs = self.xattrs.len() as i64;
         insert(tx, attr, id, parent, (self.target, &self.content, xattrs))?;
+        self.insert_xattrs(tx, attr.ino)
+    }
+}
+
+impl StoredNode<'_> {
+    /// Gives a node that is here the attributes of this one.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) fn write_attrs(&self, tx: &Transaction<'_>, ino: Ino) -> Result<()> {
+        let attr = &self.attr;
+        tx.prepare_cached(
+            "UPDATE nodes SET mode = ?2, uid = ?3, gid = ?4, rdev = ?5, mtime = ?6, ctime = ?7,
+                    btime = ?8, xattrs = ?9
+             WHERE ino = ?1",
+        )?
+        .execute(params![
+            ino as i64,
+            attr.mode,
+            attr.uid,
+            attr.gid,
+            attr.rdev as i64,
+            attr.mtime.0,
+            attr.ctime.0,
+            attr.btime.0,
+            self.xattrs.len() as i64,
+        ])?;
+        tx.prepare_cached("DELETE FROM xattrs WHERE ino = ?1")?
+            .execute([ino as i64])?;
+        self.insert_xattrs(tx, ino)
+    }
+
+    fn insert_xattrs(&self, tx: &Transaction<'_>, ino: Ino) -> Result<()> {
         for (name, value) in self.xattrs {
             tx.prepare_cached("INSERT INTO xattrs(ino, name, value) VALUES(?1, ?2, ?3)")?
-                .execute((attr.ino as i64, name, value))?;
+                .execute((ino as i64, name, value))?;
         }
         Ok(())
     }

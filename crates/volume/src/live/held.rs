@@ -170,6 +170,13 @@ impl Held<'_> {
         let epoch = volume.live.fill_epoch.load(Ordering::SeqCst);
         let unstored = matches!(self.here, Here::Part { stored: false, .. });
         let change = |tx: &Transaction<'_>| {
+            // What is written to a file that another took the place of would be nobody's.
+            let is_replaced = tx
+                .prepare_cached("SELECT 1 FROM replaced WHERE ino = ?1")?
+                .exists([ino as i64])?;
+            if is_replaced {
+                return Err(VolumeError::Stale);
+            }
             upsert_cached(tx, ino as i64, whole, true, generation, epoch)?;
             tx.prepare_cached("DELETE FROM recovered WHERE ino = ?1")?
                 .execute([ino as i64])?;

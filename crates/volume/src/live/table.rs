@@ -224,6 +224,14 @@ impl Lives {
             })
     }
 
+    /// Whether a program has the file open to write, through this process.
+    pub(crate) fn has_writer(&self, ino: Ino) -> bool {
+        self.find(ino).is_some_and(|live| {
+            let slot = live.slot.lock();
+            slot.known().is_some_and(|state| state.writers > 0)
+        })
+    }
+
     /// Takes a file out of the table. Whoever waits for its lock looks there again.
     pub(super) fn end(&self, live: &Arc<Live>, slot: &mut Slot) {
         *slot = Slot::Gone;

@@ -42,6 +42,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{RwLock, watch};
 
 pub use bootstrap::{Credential, InitReport, OpenReport, find_volume, init, init_at_cost, open};
+pub(crate) use bootstrap::{Found, fetch_missing, heads_of, keep_pages, learn_indexes, newest_of};
 pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;
 pub use fetch::Arrived;
@@ -147,6 +148,13 @@ impl Pull {
             }
             drop(busy);
         });
+    }
+}
+
+impl Volume {
+    /// What asks the store for content.
+    pub(crate) fn fetcher(&self) -> &request::Fetcher {
+        &self.pull.fetcher
     }
 }
 

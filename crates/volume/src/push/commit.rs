@@ -11,9 +11,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use larder_format::{Pack, PackKind, PackWriter, seal_head};
-use larder_model::ChunkId;
+use larder_model::{ChunkId, Clock};
 use larder_plan::settle::{CommitRules, Due, Uncommitted};
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use tokio::sync::{mpsc, oneshot};
 
 use super::draft::{self, Draft, Taken};
@@ -22,15 +22,20 @@ use super::identity;
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
 use super::proof::{self, Accepted};
-use super::request::Request;
+use super::request::{CommitRequest, Request};
 use super::shared::Shared;
 use super::upload;
 use crate::db::Transaction;
+use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
+use crate::pull::Found;
 use crate::{Result, Volume, VolumeError};
 
 /// While writers wait for room, commits follow each other this closely.
 const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// So often a join begins anew because something changed here, before it is left for later.
+const JOIN_TRIES: u32 = 8;
+const JOIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Offers all changes to the next commit again that were held back.
 ///
@@ -111,7 +116,13 @@ impl Committer {
                 return;
             };
             let done = match request {
-                Some(request) => self.answer(&volume, request).await,
+                Some(Request::Commit(request)) => self.answer(&volume, request).await,
+                Some(Request::Sync(deletions, reply)) => {
+                    let done = self.sync(&volume, deletions).await;
+                    // Whoever asked may be gone.
+                    let _ = reply.send(done);
+                    Ok(())
+                }
                 None => self.commit_if_due(&volume).await,
             };
             match done {
@@ -196,7 +207,7 @@ impl Committer {
 
     /// Makes the commit that a user asked for. Changes that are too many for one go ahead
     /// in others; the last one has the message.
-    async fn answer(&mut self, volume: &Arc<Volume>, request: Request) -> Result<()> {
+    async fn answer(&mut self, volume: &Arc<Volume>, request: CommitRequest) -> Result<()> {
         let made = self.commit_all(volume, request.message).await;
         let (answer, own) = match made {
             Ok(made) => (Ok((made.n, made.id)), Ok(())),
@@ -261,11 +272,18 @@ impl Committer {
             Ok((draft, head))
         })
         .await?;
+        let is_sent = self.send(volume, draft, head).await?;
+        Ok(is_sent.then_some(Made { n, id, more }))
+    }
+
+    /// Sends a commit that is durable. False if this is a new replica now.
+    async fn send(&mut self, volume: &Arc<Volume>, draft: Draft, head: Vec<u8>) -> Result<bool> {
+        let (n, id) = (draft.commit.n, draft.id);
         let accepted = match push(&self.shared, volume, n, draft.pages, head).await? {
             Pushed::Put(accepted) => accepted,
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
-                return Ok(None);
+                return Ok(false);
             }
         };
         let noting = Arc::clone(volume);
@@ -275,7 +293,97 @@ impl Committer {
         if let Err(error) = index::tidy(volume, n).await {
             tracing::debug!(%error, "index objects are tidied up later");
         }
-        Ok(Some(Made { n, id, more }))
+        Ok(true)
+    }
+
+    /// Includes what other replicas have on the store.
+    async fn sync(&mut self, volume: &Arc<Volume>, deletions: Deletions) -> Result<SyncReport> {
+        let mut report = SyncReport::default();
+        let mut tries = 0;
+        loop {
+            self.commit_all(volume, None).await?;
+            let (others, warnings) = join::unseen(volume).await?;
+            report.left = warnings;
+            let Some(other) = others.first() else {
+                return Ok(report);
+            };
+            let joined = self.join(volume, other, deletions, &mut report).await?;
+            let why = match joined {
+                Applied::Done(_) => continue,
+                Applied::Guarded(gone) => {
+                    report.left.push(format!(
+                        "commit {} of {} would delete {gone} files and directories here. If that \
+                         is meant, `larder sync --allow-deletions` does it",
+                        other.commit.n, other.commit.author
+                    ));
+                    return Ok(report);
+                }
+                Applied::Changed => "something is changed here all the time".to_owned(),
+                Applied::Busy(path) => format!(
+                    "{} is being changed here, and changed elsewhere",
+                    String::from_utf8_lossy(&path)
+                ),
+            };
+            tries += 1;
+            if tries == JOIN_TRIES {
+                report.left.push(format!(
+                    "{why}, so commit {} of {} is not joined yet",
+                    other.commit.n, other.commit.author
+                ));
+                return Ok(report);
+            }
+            if !self.shared.pause(JOIN_PAUSE).await {
+                return Err(VolumeError::Stopping);
+            }
+        }
+    }
+
+    async fn join(
+        &mut self,
+        volume: &Arc<Volume>,
+        other: &Found,
+        deletions: Deletions,
+        report: &mut SyncReport,
+    ) -> Result<Applied> {
+        let pages = join::missing_pages(volume, &other.commit).await?;
+        let (merging, other) = (Arc::clone(volume), other.clone());
+        let merged = blocking(move || {
+            let merge = |connection: &Connection| join::merge(&merging, connection, &other, pages);
+            merging.db.read_snapshot(merge)
+        })
+        .await?;
+        let Some(merged) = merged else {
+            return Ok(Applied::Changed);
+        };
+        let gone = merged.gone();
+        if !deletions.allow(gone, merged.files) {
+            return Ok(Applied::Guarded(gone));
+        }
+        let head = match &merged.base {
+            NewBase::Made(draft) => {
+                let (n, id) = (draft.commit.n, draft.id);
+                Some(seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?)
+            }
+            NewBase::Ours | NewBase::Theirs(_) => None,
+        };
+        let applying = Arc::clone(volume);
+        let (merged, head, applied) = blocking(move || {
+            applying.flush_lives();
+            let applied = join::apply(&applying, &merged, head.as_deref())?;
+            Ok((merged, head, applied))
+        })
+        .await?;
+        let Applied::Done(effects) = &applied else {
+            return Ok(applied);
+        };
+        volume.note_joined(effects);
+        report.commits += 1;
+        report.changed += merged.changes.len() as u64;
+        report.conflicts.extend(volume.paths_of(&merged.conflicts)?);
+        if let (NewBase::Made(draft), Some(head)) = (merged.base, head) {
+            self.send(volume, *draft, head).await?;
+        }
+        Ok(applied)
     }
 }
 
@@ -306,48 +414,64 @@ fn make_draft(volume: &Volume, message: Option<String>, most: u64) -> Result<Dra
     volume.flush_lives();
     volume.push.rules.refresh(volume)?;
     volume.db.read_snapshot(|connection| {
-        let last: i64 =
-            connection.query_row("SELECT coalesce(max(n), 0) FROM commits", [], |row| {
-                row.get(0)
-            })?;
-        // Above all that it includes, so that of two commits the one that includes the other has
-        // the higher number (`larder_model::Clock::next`).
         let base = draft::base_commit(volume, connection)?;
-        let above = base.map_or(0, |(_, commit)| {
-            commit.clock.next(volume.replica().id()).commit
-        });
-        let n = above.max(last as u64 + 1);
+        let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
+        clock.join(&draft::Beside::new(&draft::beside(connection)?).clock);
+        let n = next_number(volume, connection, &clock)?;
         draft::draft(volume, connection, n, message, most)
     })
 }
 
+/// The number of the next commit of this replica, if it includes what `clock` does. Above all that
+/// it includes, so that of two commits the one that includes the other has the higher number
+/// ([`Clock::next`]).
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn next_number(volume: &Volume, connection: &Connection, clock: &Clock) -> Result<u64> {
+    let last: i64 = connection.query_row("SELECT coalesce(max(n), 0) FROM commits", [], |row| {
+        row.get(0)
+    })?;
+    let above = clock.next(volume.replica().id()).commit;
+    Ok(above.max(last as u64 + 1))
+}
+
 /// From here on the commit exists: whatever happens, this and nothing else has its number.
 fn make_durable(volume: &Volume, draft: &Draft, head: &[u8]) -> Result<()> {
+    volume
+        .db
+        .write_synced(|tx| make_durable_in(tx, draft, head))
+}
+
+/// As [`make_durable`], in a transaction that is synced.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn make_durable_in(tx: &Transaction<'_>, draft: &Draft, head: &[u8]) -> Result<()> {
     let commit = draft.commit.encode()?;
-    volume.db.write_synced(|tx| {
-        for (id, bytes) in &draft.pages {
-            tx.prepare_cached("INSERT OR REPLACE INTO pages(id, bytes) VALUES(?1, ?2)")?
-                .execute((id.as_bytes(), bytes))?;
-        }
-        // The commits before stay: the history is read from them.
-        for id in &draft.left {
-            tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?
-                .execute([id.as_bytes()])?;
-        }
-        hold_back(tx, &draft.taken)?;
-        draft::set_base_commit(tx, &commit)?;
-        tx.prepare_cached(
-            "INSERT INTO commits(n, id, time, message, head, acked) VALUES(?1, ?2, ?3, ?4, ?5, 0)",
-        )?
-        .execute((
-            draft.commit.n as i64,
-            draft.id.as_bytes(),
-            draft.commit.wall.0,
-            &draft.commit.message,
-            head,
-        ))?;
-        Ok(())
-    })
+    for (id, bytes) in &draft.pages {
+        tx.prepare_cached("INSERT OR REPLACE INTO pages(id, bytes) VALUES(?1, ?2)")?
+            .execute((id.as_bytes(), bytes))?;
+    }
+    // The commits before stay: the history is read from them.
+    for id in &draft.left {
+        tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?
+            .execute([id.as_bytes()])?;
+    }
+    hold_back(tx, &draft.taken)?;
+    draft::set_base_commit(tx, &commit)?;
+    draft::set_beside(tx, &[])?;
+    tx.prepare_cached(
+        "INSERT INTO commits(n, id, time, message, head, acked) VALUES(?1, ?2, ?3, ?4, ?5, 0)",
+    )?
+    .execute((
+        draft.commit.n as i64,
+        draft.id.as_bytes(),
+        draft.commit.wall.0,
+        &draft.commit.message,
+        head,
+    ))?;
+    Ok(())
 }
 
 /// Sends what the store lacks of a durable commit, in the order that must hold.

@@ -13,30 +13,33 @@ use larder_format::tree::{
     Change, Finder, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
 };
 use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, encode_node};
-use larder_model::{ChunkId, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Time};
+use larder_model::{ChunkId, Clock, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Time};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::written::{Seen, write_deleted, write_node};
 use crate::db::{Transaction, meta, set_meta};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
 
+/// The row of `meta` with the commits that are included beside the base commit, by id.
+const BESIDE: &str = "beside";
+
 /// A commit that is not durable yet.
 #[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) id: ChunkId,
-    pub(super) commit: Commit,
+pub(crate) struct Draft {
+    pub(crate) id: ChunkId,
+    pub(crate) commit: Commit,
     /// The pages that the tree before did not have, the commit itself among them.
-    pub(super) pages: Vec<(ChunkId, Vec<u8>)>,
+    pub(crate) pages: Vec<(ChunkId, Vec<u8>)>,
     /// The pages that only the tree before had.
-    pub(super) left: Vec<ChunkId>,
+    pub(crate) left: Vec<ChunkId>,
     /// Whether the trees differ from those before.
-    pub(super) differs: bool,
-    pub(super) taken: Taken,
+    pub(crate) differs: bool,
+    pub(crate) taken: Taken,
 }
 
 /// What a commit takes from the database's notes of changes.
 #[derive(Debug, Default)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// Nodes, with the number of the change that was taken.
     pub(super) nodes: Vec<(Ino, i64)>,
     /// Nodes that are held back, with the same.
@@ -84,8 +87,59 @@ pub(super) fn is_committed(volume: &Volume, connection: &Connection, ino: Ino) -
         return Ok(false);
     };
     let [nodes, _] = trees_of(&commit);
-    let mut pages = Pages::new(volume, connection);
+    let mut pages = Pages::new(volume, connection, None);
     Ok(nodes.get(&node_key(&id), &mut pages)?.is_some())
+}
+
+/// The commits that are included beside the base commit, and change nothing in its tree.
+///
+/// # Errors
+/// If the database fails or is damaged.
+pub(crate) fn beside(connection: &Connection) -> Result<Vec<(ChunkId, Commit)>> {
+    let ids = meta(connection, BESIDE)?.unwrap_or_default();
+    let mut page = connection.prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?;
+    ids.chunks(ChunkId::LEN)
+        .map(|id| {
+            let bytes: Vec<u8> = page.query_row([id], |row| row.get(0))?;
+            let id = ChunkId::from_slice(id).ok_or_else(|| {
+                VolumeError::Damaged("the database's list of commits is damaged".to_owned())
+            })?;
+            Ok((id, Commit::decode(&bytes)?))
+        })
+        .collect()
+}
+
+/// Notes which commits are included beside the base commit; their bytes must be in `pages`.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn set_beside(tx: &Transaction<'_>, ids: &[ChunkId]) -> Result<()> {
+    let ids: Vec<u8> = ids.iter().flat_map(|id| *id.as_bytes()).collect();
+    set_meta(tx, BESIDE, &ids)
+}
+
+/// What a commit includes beside its base.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// Its other parents.
+    pub(crate) parents: Vec<ChunkId>,
+    /// What they include.
+    pub(crate) clock: Clock,
+    /// The latest time among theirs.
+    pub(crate) time: Hlc,
+}
+
+impl Beside {
+    /// All of these.
+    pub(crate) fn new<'a>(commits: impl IntoIterator<Item = &'a (ChunkId, Commit)>) -> Self {
+        let mut beside = Self::default();
+        for (id, commit) in commits {
+            beside.parents.push(*id);
+            beside.clock.join(&commit.clock);
+            beside.time = beside.time.max(commit.time);
+        }
+        beside
+    }
 }
 
 /// The commit number `n` of this replica as it would be now, with at most `most_nodes`
@@ -101,37 +155,38 @@ pub(super) fn draft(
     most_nodes: u64,
 ) -> Result<Draft> {
     let base = base_commit(volume, connection)?;
-    let wall = crate::node::now();
-    let before = base
-        .as_ref()
-        .map_or(Hlc::default(), |(_, commit)| commit.time);
-    let trees = base.as_ref().map(|(_, commit)| trees_of(commit));
-    let mut drafting = Drafting {
-        volume,
-        connection,
-        pages: Pages::new(volume, connection),
-        trees,
-        nodes_before: trees.map(|[nodes, _]| nodes.finder()),
-        dot: Dot {
-            replica: volume.replica().id(),
-            commit: n,
-        },
-        time: before.next(u64::try_from(wall.0).unwrap_or(0)),
-        nodes: BTreeMap::new(),
-        names_gone: Vec::new(),
-        names_set: BTreeMap::new(),
-        in_tree: HashMap::new(),
-        count: base
-            .as_ref()
-            .map_or((0, 0), |(_, commit)| (commit.files, commit.bytes)),
-        taken: Taken::default(),
-    };
+    let beside = Beside::new(&beside(connection)?);
+    let pages = Pages::new(volume, connection, None);
+    let mut drafting = Drafting::new(volume, connection, pages, base, beside, n);
     drafting.take_changes(most_nodes)?;
     drafting.take_gone(most_nodes)?;
-    drafting.finish(base, wall, message)
+    drafting.finish(message)
 }
 
-fn trees_of(commit: &Commit) -> [Tree; 2] {
+/// The commit number `n` of this replica that includes its base and what stands beside it, and in
+/// which these nodes changed: each as it is in the base, and as it becomes.
+///
+/// # Errors
+/// If the database fails or is damaged.
+pub(crate) fn draft_of_join<'a>(
+    volume: &Volume,
+    connection: &Connection,
+    fetched: &Fetched,
+    base: (ChunkId, Commit),
+    beside: Beside,
+    n: u64,
+    changes: impl IntoIterator<Item = (NodeId, Option<&'a Node>, Option<&'a Node>)>,
+) -> Result<Draft> {
+    let pages = Pages::new(volume, connection, Some(fetched));
+    let mut drafting = Drafting::new(volume, connection, pages, Some(base), beside, n);
+    for (id, before, after) in changes {
+        drafting.put(id, before, after)?;
+    }
+    drafting.finish(None)
+}
+
+/// The trees of nodes and of names of a commit.
+pub(crate) fn trees_of(commit: &Commit) -> [Tree; 2] {
     [
         Tree {
             kind: TreeKind::Nodes,
@@ -151,9 +206,12 @@ struct Drafting<'a> {
     /// The trees of nodes and of names before.
     trees: Option<[Tree; 2]>,
     nodes_before: Option<Finder<Arc<[u8]>>>,
+    base: Option<(ChunkId, Commit)>,
+    beside: Beside,
     dot: Dot,
+    wall: Time,
     time: Hlc,
-    nodes: BTreeMap<Vec<u8>, Vec<u8>>,
+    nodes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     names_gone: Vec<(Vec<u8>, NodeId)>,
     names_set: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Whether the tree has, or will have, the directory.
@@ -163,7 +221,42 @@ struct Drafting<'a> {
     taken: Taken,
 }
 
-impl Drafting<'_> {
+impl<'a> Drafting<'a> {
+    fn new(
+        volume: &'a Volume,
+        connection: &'a Connection,
+        pages: Pages<'a>,
+        base: Option<(ChunkId, Commit)>,
+        beside: Beside,
+        n: u64,
+    ) -> Self {
+        let wall = crate::node::now();
+        let commit = base.as_ref().map(|(_, commit)| commit);
+        let before = commit.map_or(beside.time, |commit| commit.time.max(beside.time));
+        let trees = commit.map(trees_of);
+        Self {
+            volume,
+            connection,
+            pages,
+            trees,
+            nodes_before: trees.map(|[nodes, _]| nodes.finder()),
+            dot: Dot {
+                replica: volume.replica().id(),
+                commit: n,
+            },
+            wall,
+            time: before.next(u64::try_from(wall.0).unwrap_or(0)),
+            nodes: BTreeMap::new(),
+            names_gone: Vec::new(),
+            names_set: BTreeMap::new(),
+            in_tree: HashMap::new(),
+            count: commit.map_or((0, 0), |commit| (commit.files, commit.bytes)),
+            taken: Taken::default(),
+            base,
+            beside,
+        }
+    }
+
     fn take_changes(&mut self, most: u64) -> Result<()> {
         let rows = self
             .connection
@@ -258,7 +351,7 @@ impl Drafting<'_> {
             places.push((link.id, parent, link.name.clone()));
         }
         let node = write_node(seen, places, before.as_ref(), self.dot, self.time);
-        self.put(seen.id, before.as_ref(), &node)?;
+        self.put(seen.id, before.as_ref(), Some(&node))?;
         if seen.kind == Kind::Directory {
             self.in_tree.insert(seen.ino, true);
         }
@@ -271,17 +364,22 @@ impl Drafting<'_> {
         Ok(())
     }
 
-    /// Notes what a node becomes, in both trees and in the counts.
-    fn put(&mut self, id: NodeId, before: Option<&Node>, node: &Node) -> Result<()> {
-        if before == Some(node) {
+    /// Notes what a node becomes, in both trees and in the counts; `None`: no commit has it any
+    /// more.
+    fn put(&mut self, id: NodeId, before: Option<&Node>, after: Option<&Node>) -> Result<()> {
+        if before == after {
             return Ok(());
         }
-        self.nodes.insert(node_key(&id), encode_node(node)?);
+        let encoded = after.map(encode_node).transpose()?;
+        self.nodes.insert(node_key(&id), encoded);
         let names = before.map(names_of).unwrap_or_default();
         for key in names.into_keys() {
             self.names_gone.push((key, id));
         }
-        for (key, link) in names_of(node) {
+        for (node, key, link) in after.into_iter().flat_map(|node| {
+            let names = names_of(node).into_iter();
+            names.map(move |(key, link)| (node, key, link))
+        }) {
             let entry = NameEntry {
                 node: id,
                 link,
@@ -290,7 +388,7 @@ impl Drafting<'_> {
             self.names_set.insert(key, encode_name_entry(&entry));
         }
         let (files, bytes) = before.map_or((0, 0), counted);
-        let (files_now, bytes_now) = counted(node);
+        let (files_now, bytes_now) = after.map_or((0, 0), counted);
         self.count.0 = (self.count.0 + files_now).saturating_sub(files);
         self.count.1 = (self.count.1 + bytes_now).saturating_sub(bytes);
         Ok(())
@@ -317,7 +415,7 @@ impl Drafting<'_> {
                 continue;
             }
             let node = write_deleted(&before, self.dot);
-            self.put(id, Some(&before), &node)?;
+            self.put(id, Some(&before), Some(&node))?;
             self.taken.gone.push((id, time));
         }
         Ok(())
@@ -363,15 +461,9 @@ impl Drafting<'_> {
         Ok(found.map(|bytes| decode_node(&bytes)).transpose()?)
     }
 
-    fn finish(
-        mut self,
-        base: Option<(ChunkId, Commit)>,
-        wall: Time,
-        message: Option<String>,
-    ) -> Result<Draft> {
+    fn finish(mut self, message: Option<String>) -> Result<Draft> {
         let names = self.name_changes()?;
         let nodes = std::mem::take(&mut self.nodes);
-        let nodes = nodes.into_iter().map(|(key, value)| (key, Some(value)));
         let keys = &self.volume.keys;
         let nodes = apply(
             keys,
@@ -390,11 +482,12 @@ impl Drafting<'_> {
         let differs = self.trees.is_none_or(|[old_nodes, old_names]| {
             old_nodes.root != nodes.root || old_names.root != names.root
         });
-        let mut clock = base
-            .as_ref()
-            .map(|(_, commit)| commit.clock.clone())
-            .unwrap_or_default();
+        let mut clock = self.beside.clock;
+        if let Some((_, base)) = &self.base {
+            clock.join(&base.clock);
+        }
         clock.include(self.dot);
+        let base = self.base.into_iter().map(|(id, _)| id);
         let commit = Commit {
             nodes: nodes.root,
             names: names.root,
@@ -402,9 +495,9 @@ impl Drafting<'_> {
             author: self.dot.replica,
             n: self.dot.commit,
             time: self.time,
-            wall,
+            wall: self.wall,
             message,
-            parents: base.into_iter().map(|(id, _)| id).collect(),
+            parents: base.chain(self.beside.parents).collect(),
             files: self.count.0,
             bytes: self.count.1,
         };
@@ -489,22 +582,31 @@ fn counted(node: &Node) -> (u64, u64) {
 }
 
 /// The pages of the tree before, and those that the new one adds.
-struct Pages<'a> {
+pub(crate) struct Pages<'a> {
     volume: &'a Volume,
     connection: &'a Connection,
+    fetched: Option<&'a Fetched>,
     read: HashMap<ChunkId, Arc<[u8]>>,
     added: HashMap<ChunkId, Vec<u8>>,
     left: HashSet<ChunkId>,
 }
 
+/// Pages that came from the store, and that the database does not have.
+pub(crate) type Fetched = HashMap<ChunkId, Vec<u8>>;
+
 /// So many pages that were read are kept; they are a few KiB each.
 const PAGES_KEPT: usize = 2048;
 
 impl<'a> Pages<'a> {
-    fn new(volume: &'a Volume, connection: &'a Connection) -> Self {
+    pub(crate) fn new(
+        volume: &'a Volume,
+        connection: &'a Connection,
+        fetched: Option<&'a Fetched>,
+    ) -> Self {
         Self {
             volume,
             connection,
+            fetched,
             read: HashMap::new(),
             added: HashMap::new(),
             left: HashSet::new(),
@@ -519,6 +621,9 @@ impl<'a> Pages<'a> {
     }
 
     fn read(&self, id: &ChunkId) -> Result<Arc<[u8]>> {
+        if let Some(bytes) = self.fetched.and_then(|fetched| fetched.get(id)) {
+            return Ok(bytes.as_slice().into());
+        }
         let bytes: Option<Vec<u8>> = self
             .connection
             .prepare_cached("SELECT bytes FROM pages WHERE id = ?1")?

@@ -65,7 +65,7 @@ pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
 }
 
 /// Runs what asks the database away from the tasks.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work)

@@ -50,9 +50,14 @@ pub use log::CommitInfo;
 pub use request::CommitReport;
 pub use status::PushStatus;
 
-pub(crate) use draft::{base_commit, set_base_commit};
+pub(crate) use commit::{make_durable_in, next_number};
+pub(crate) use draft::{
+    Beside, Draft, Fetched, Pages, base_commit, beside, draft_of_join, set_base_commit, set_beside,
+    trees_of,
+};
 pub(crate) use heads::{end_doubt, is_in_doubt};
 pub(crate) use identity::{first_commit, settle as settle_identity};
+pub(crate) use index::blocking;
 pub(crate) use proof::{Accepted, is_awaited};
 
 use crate::db::Db;

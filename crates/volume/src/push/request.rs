@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::index::blocking;
 use super::ingest;
+use crate::join::{Deletions, SyncReport};
 use crate::live::DirtySince;
 use crate::progress::{Progress, Report, Unit};
 use crate::{Ino, Result, Volume, VolumeError};
@@ -27,9 +28,18 @@ pub struct CommitReport {
     pub still_changing: Vec<String>,
 }
 
-/// A commit, on its way from who wants it to who makes it.
+/// What is on its way from who wants it to who makes commits.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) enum Request {
+    /// A commit.
+    Commit(CommitRequest),
+    /// What other replicas have.
+    Sync(Deletions, oneshot::Sender<Result<SyncReport>>),
+}
+
+/// A commit that somebody wants.
+#[derive(Debug)]
+pub(super) struct CommitRequest {
     pub(super) message: Option<String>,
     pub(super) reply: oneshot::Sender<Result<(u64, ChunkId)>>,
 }
@@ -51,16 +61,35 @@ impl Volume {
     ) -> Result<CommitReport> {
         let still_changing = self.wait_until_stored(report).await?;
         let (reply, answer) = oneshot::channel();
-        let sent = self.push.requests.send(Request { message, reply });
-        if sent.is_err() {
-            return Err(VolumeError::Stopping);
-        }
+        self.ask_committer(Request::Commit(CommitRequest { message, reply }))?;
         let (n, id) = answer.await.unwrap_or(Err(VolumeError::Stopping))?;
         Ok(CommitReport {
             n,
             id: id.to_string(),
             still_changing,
         })
+    }
+
+    /// Includes what other replicas have stored, and waits until all that is here is stored, too.
+    /// What would delete much waits for a word.
+    ///
+    /// # Errors
+    /// If a page of another's tree cannot be had or is damaged, the database fails, or the volume
+    /// stops. What was included until then is.
+    pub async fn sync(
+        self: &Arc<Self>,
+        deletions: Deletions,
+        report: Report<'_>,
+    ) -> Result<SyncReport> {
+        self.wait_until_stored(report).await?;
+        let (reply, answer) = oneshot::channel();
+        self.ask_committer(Request::Sync(deletions, reply))?;
+        answer.await.unwrap_or(Err(VolumeError::Stopping))
+    }
+
+    fn ask_committer(&self, request: Request) -> Result<()> {
+        let sent = self.push.requests.send(request);
+        sent.map_err(|_| VolumeError::Stopping)
     }
 
     /// Waits until what is dirty now is stored. Answers the paths of files that it gave up

@@ -73,10 +73,11 @@ fn a_database_from_a_newer_larder_is_refused_in_words() {
 fn a_database_of_an_older_format_is_brought_up_to_date() {
     let bench = bench_with_a_file();
     for (format, without) in [
-        (2i64, "DROP TABLE lists"),
+        (3i64, "DROP TABLE replaced"),
+        (2, "DROP TABLE replaced; DROP TABLE lists"),
         (
             1,
-            "DROP TABLE lists; DROP TABLE unproven; DROP TABLE awaiting",
+            "DROP TABLE replaced; DROP TABLE lists; DROP TABLE unproven; DROP TABLE awaiting",
         ),
     ] {
         let image = bench.crash_image(&format!("format {format}"));

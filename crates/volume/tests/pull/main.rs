@@ -9,6 +9,8 @@
 mod bootstrap;
 mod by_hand;
 mod fetch;
+mod joined;
+mod meetings;
 mod other_objects;
 mod scan;
 mod support;

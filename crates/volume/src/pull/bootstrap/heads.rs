@@ -19,11 +19,32 @@ use crate::{Result, VolumeError};
 
 /// A commit, as its bytes say it.
 #[derive(Debug, Clone)]
-pub(super) struct Found {
-    pub(super) id: ChunkId,
-    pub(super) commit: Commit,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Found {
+    pub(crate) id: ChunkId,
+    pub(crate) commit: Commit,
+    pub(crate) bytes: Vec<u8>,
 }
+
+/// The heads of each replica on the store, with their numbers.
+///
+/// # Errors
+/// If the store cannot be asked.
+pub(crate) async fn heads_of(fetcher: &Fetcher) -> Result<Heads> {
+    let listed = fetcher
+        .source
+        .store()
+        .list(&format!("{}/", object::HEADS))
+        .await?;
+    let mut heads = Heads::new();
+    for found in listed {
+        if let Some((replica, n)) = parse_head_name(found.key.as_str()) {
+            heads.entry(replica).or_default().push((n, found));
+        }
+    }
+    Ok(heads)
+}
+
+type Heads = BTreeMap<ReplicaId, Vec<(u64, ObjectMeta)>>;
 
 /// The newest commit on the store, if there is any, and what a user should know of it.
 ///
@@ -35,17 +56,7 @@ pub(super) async fn newest(
     db: &Db,
     wait: Duration,
 ) -> Result<(Option<Found>, Vec<String>)> {
-    let listed = fetcher
-        .source
-        .store()
-        .list(&format!("{}/", object::HEADS))
-        .await?;
-    let mut by_replica: BTreeMap<ReplicaId, Vec<(u64, ObjectMeta)>> = BTreeMap::new();
-    for found in listed {
-        if let Some((replica, n)) = parse_head_name(found.key.as_str()) {
-            by_replica.entry(replica).or_default().push((n, found));
-        }
-    }
+    let by_replica = heads_of(fetcher).await?;
     if by_replica.is_empty() && db.write(|tx| has_packs(tx))? {
         return Err(VolumeError::State(format!(
             "{} holds content, but no head that names a commit. If another machine is storing \
@@ -76,8 +87,12 @@ fn has_packs(connection: &Connection) -> Result<bool> {
     Ok(connection.query_row("SELECT EXISTS(SELECT 1 FROM packs)", [], |row| row.get(0))?)
 }
 
-/// The commit of a replica's highest head that verifies and whose commit is there.
-async fn newest_of(
+/// The commit of a replica's highest head that verifies and whose commit is there. `heads` has the
+/// highest first. What cannot be used is told in `warnings`.
+///
+/// # Errors
+/// If the store cannot be reached.
+pub(crate) async fn newest_of(
     fetcher: &Fetcher,
     db: &Db,
     replica: ReplicaId,

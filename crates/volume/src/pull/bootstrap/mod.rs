@@ -18,8 +18,11 @@ mod staging;
 mod tree;
 
 pub use create::{InitReport, init, init_at_cost};
+pub(crate) use heads::{Found, heads_of, newest_of};
 pub use join::{OpenReport, find_volume, open};
+pub(crate) use packs::learn_indexes;
 pub(in crate::pull) use slots::noted_slots;
+pub(crate) use tree::{fetch_missing, keep_pages};
 
 /// What opens a volume.
 #[derive(Clone)]

@@ -17,9 +17,11 @@ use larder_format::{
     object, object_hash, parse_index_name, parse_pack_name,
 };
 use larder_model::PackId;
-use larder_store::ObjectMeta;
+use larder_store::{Key, ObjectMeta};
+use parking_lot::Mutex;
 
 use super::super::failure::Failure;
+use super::super::request::Fetcher;
 use super::super::source::{Source, Urgency};
 use crate::db::{Db, Transaction};
 use crate::progress::{Progress, Report, Unit};
@@ -114,8 +116,40 @@ async fn read_indexes(
     report: Report<'_>,
 ) -> Result<Vec<String>> {
     let objects = source.store().list(&format!("{}/", object::INDEX)).await?;
+    let (warnings, _) = read_each(source, keys, db, objects, wait, report).await?;
+    Ok(warnings)
+}
+
+/// Reads the index objects that are not in `known`, and enters their packs. Answers what could not
+/// be read, in words.
+///
+/// # Errors
+/// If the store cannot be reached, or the disk fails.
+pub(crate) async fn learn_indexes(
+    fetcher: &Fetcher,
+    db: &Db,
+    known: &Mutex<HashSet<Key>>,
+    wait: Duration,
+) -> Result<Vec<String>> {
+    let (source, keys) = (&fetcher.source, &fetcher.keys);
+    let mut objects = source.store().list(&format!("{}/", object::INDEX)).await?;
+    objects.retain(|found| !known.lock().contains(&found.key));
+    let (warnings, read) = read_each(source, keys, db, objects, wait, &|_| {}).await?;
+    known.lock().extend(read);
+    Ok(warnings)
+}
+
+/// Enters the packs of index objects. Answers what could not be read, and what was.
+async fn read_each(
+    source: &Source,
+    keys: &Arc<VolumeKeys>,
+    db: &Db,
+    objects: Vec<ObjectMeta>,
+    wait: Duration,
+    report: Report<'_>,
+) -> Result<(Vec<String>, Vec<Key>)> {
     let total = objects.len() as u64;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut known) = (Vec::new(), Vec::new());
     let mut reading = stream::iter(objects)
         .map(|found| async move {
             let read = read_index(source, keys, &found, wait).await;
@@ -125,11 +159,14 @@ async fn read_indexes(
     let mut done = 0;
     while let Some((key, read)) = reading.next().await {
         match read {
-            Ok(packs) => db.write(|tx| {
-                packs
-                    .iter()
-                    .try_for_each(|pack| insert_pack(tx, pack, true))
-            })?,
+            Ok(packs) => {
+                db.write(|tx| {
+                    packs
+                        .iter()
+                        .try_for_each(|pack| insert_pack(tx, pack, true))
+                })?;
+                known.push(key);
+            }
             Err(VolumeError::Away(why)) => return Err(VolumeError::Away(why)),
             Err(error) => warnings.push(format!(
                 "{key} cannot be read ({error}); the packs tell themselves what they hold"
@@ -144,7 +181,7 @@ async fn read_indexes(
             path: None,
         });
     }
-    Ok(warnings)
+    Ok((warnings, known))
 }
 
 async fn read_index(

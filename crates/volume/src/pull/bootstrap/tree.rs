@@ -4,7 +4,7 @@
 //! the next commit. Then the tree of nodes is read once, in the order of node ids, which
 //! is that of creation: so nodes that were made together get neighbouring numbers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
@@ -94,9 +94,81 @@ pub(super) async fn fetch_pages(
     wait: Duration,
     report: Report<'_>,
 ) -> Result<()> {
+    each_level(
+        fetcher,
+        db,
+        commit,
+        wait,
+        report,
+        |_| Ok(()),
+        |pages| db.write(|tx| keep_pages(tx, pages.iter().map(|(id, bytes)| (id, &**bytes)))),
+    )
+    .await
+}
+
+/// Fetches the pages of a commit's trees that the table of pages lacks. What lies below a page that
+/// it has is there, too.
+///
+/// # Errors
+/// If one cannot be had.
+pub(crate) async fn fetch_missing(
+    fetcher: &Fetcher,
+    db: &Db,
+    commit: &Commit,
+    wait: Duration,
+    report: Report<'_>,
+) -> Result<HashMap<ChunkId, Vec<u8>>> {
+    let mut fetched = HashMap::new();
+    let without_known = |level: &mut Vec<ChunkId>| {
+        db.read(|connection| {
+            let mut known = connection.prepare_cached("SELECT 1 FROM pages WHERE id = ?1")?;
+            let mut missing = Vec::with_capacity(level.len());
+            for id in level.drain(..) {
+                if !known.exists([id.as_bytes()])? {
+                    missing.push(id);
+                }
+            }
+            *level = missing;
+            Ok(())
+        })
+    };
+    each_level(fetcher, db, commit, wait, report, without_known, |pages| {
+        fetched.extend(pages);
+        Ok(())
+    })
+    .await?;
+    Ok(fetched)
+}
+
+/// Puts pages into the table of pages.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn keep_pages<'a>(
+    tx: &Transaction<'_>,
+    pages: impl IntoIterator<Item = (&'a ChunkId, &'a [u8])>,
+) -> Result<()> {
+    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO pages(id, bytes) VALUES(?1, ?2)")?;
+    for (id, bytes) in pages {
+        insert.execute((id.as_bytes(), bytes))?;
+    }
+    Ok(())
+}
+
+/// Fetches the pages of a commit's trees level by level, but for those that `narrow` takes out.
+async fn each_level(
+    fetcher: &Fetcher,
+    db: &Db,
+    commit: &Commit,
+    wait: Duration,
+    report: Report<'_>,
+    narrow: impl Fn(&mut Vec<ChunkId>) -> Result<()>,
+    mut take: impl FnMut(Vec<(ChunkId, Vec<u8>)>) -> Result<()>,
+) -> Result<()> {
     let mut seen = HashSet::new();
     let mut level = vec![commit.nodes, commit.names];
     level.retain(|page| seen.insert(*page));
+    narrow(&mut level)?;
     let mut done = 0;
     while !level.is_empty() {
         let mut pages: Vec<(ChunkId, Vec<u8>)> = Vec::with_capacity(level.len());
@@ -115,16 +187,12 @@ pub(super) async fn fetch_pages(
         })
         .await?;
         level.clear();
-        db.write(|tx| {
-            let mut insert =
-                tx.prepare_cached("INSERT OR IGNORE INTO pages(id, bytes) VALUES(?1, ?2)")?;
-            for (id, bytes) in &pages {
-                insert.execute((id.as_bytes(), bytes))?;
-                level.extend(tree::references(bytes)?);
-            }
-            Ok(())
-        })?;
+        for (_, bytes) in &pages {
+            level.extend(tree::references(bytes)?);
+        }
+        take(pages)?;
         level.retain(|page| seen.insert(*page));
+        narrow(&mut level)?;
     }
     Ok(())
 }

@@ -1,0 +1,68 @@
+//! What others have on the store that is not included here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use larder_model::ReplicaId;
+use larder_store::Key;
+use parking_lot::Mutex;
+
+use crate::pull::{Found, heads_of, learn_indexes, newest_of};
+use crate::push::{base_commit, beside, blocking};
+use crate::{Result, Volume};
+
+/// What was seen on the store already, and need not be read again.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Index objects.
+    indexes: Mutex<HashSet<Key>>,
+    /// Of each other replica the number of the newest head, and whether it was included here.
+    heads: Mutex<HashMap<ReplicaId, u64>>,
+}
+
+/// The newest commit of each other replica that is not included here, the latest first; and what
+/// could not be read, in words. The packs that hold them are known.
+///
+/// # Errors
+/// If the store cannot be asked, or the database fails.
+pub(crate) async fn unseen(volume: &Arc<Volume>) -> Result<(Vec<Found>, Vec<String>)> {
+    let (fetcher, wait) = (volume.fetcher(), volume.settings.read_wait * 4);
+    let own = volume.replica().id();
+    let seen = &volume.seen;
+    // Heads first: what they name was indexed before.
+    let mut heads: BTreeMap<_, _> = heads_of(fetcher).await?;
+    let mut warnings = learn_indexes(fetcher, &volume.db, &seen.indexes, wait).await?;
+    heads.retain(|replica, heads| {
+        let newest = heads.iter().map(|(n, _)| *n).max();
+        *replica != own && newest > seen.heads.lock().get(replica).copied()
+    });
+    if heads.is_empty() {
+        return Ok((Vec::new(), warnings));
+    }
+    let reading = Arc::clone(volume);
+    let included = blocking(move || {
+        reading.db.read_snapshot(|connection| {
+            let base = base_commit(&reading, connection)?;
+            let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
+            for (_, commit) in beside(connection)? {
+                clock.join(&commit.clock);
+            }
+            Ok(clock)
+        })
+    })
+    .await?;
+    let mut unseen = Vec::new();
+    for (replica, mut heads) in heads {
+        heads.sort_unstable_by_key(|(n, _)| std::cmp::Reverse(*n));
+        let newest = newest_of(fetcher, &volume.db, replica, &heads, wait, &mut warnings).await?;
+        match newest {
+            Some(found) if included.includes(&found.commit.clock) => {
+                seen.heads.lock().insert(replica, found.commit.n);
+            }
+            Some(found) => unseen.push(found),
+            None => {}
+        }
+    }
+    unseen.sort_unstable_by_key(|found| std::cmp::Reverse(found.commit.time));
+    Ok((unseen, warnings))
+}

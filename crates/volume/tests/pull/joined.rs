@@ -1,0 +1,291 @@
+//! Two machines with one volume on one store: each goes on by itself, and both come to one tree.
+
+use larder_volume::history::Which;
+use larder_volume::{Access, Deletions, ROOT, RenameMode, VolumeError};
+
+use crate::support::{Replica, Shelf, bytes, settings, until};
+
+/// Everything that a user sees of a tree: paths and what is in the files.
+async fn tree(replica: &Replica) -> Vec<(String, Vec<u8>)> {
+    let mut tree = Vec::new();
+    let mut left = vec![(ROOT, String::new())];
+    while let Some((directory, path)) = left.pop() {
+        for entry in replica.volume.list_dir(directory).unwrap() {
+            let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
+            match entry.kind {
+                larder_model::Kind::Directory => {
+                    tree.push((path.clone(), b"directory".to_vec()));
+                    left.push((entry.ino, path));
+                }
+                _ => {
+                    let content = replica.read(entry.ino).await.unwrap();
+                    tree.push((path, content));
+                }
+            }
+        }
+    }
+    tree.sort();
+    tree
+}
+
+fn paths(tree: &[(String, Vec<u8>)]) -> Vec<&str> {
+    tree.iter().map(|(path, _)| path.as_str()).collect()
+}
+
+async fn two(shelf: &Shelf) -> (Replica, Replica) {
+    let first = shelf.init(settings()).await;
+    let d = first.mkdir(ROOT, "d");
+    first.write(d, "a", b"one");
+    first.write(ROOT, "large", &bytes(1, 3 << 20));
+    first.commit().await;
+    let second = shelf.open("second", settings()).await;
+    (first, second)
+}
+
+async fn sync(replica: &Replica) -> larder_volume::SyncReport {
+    let report = replica
+        .volume
+        .sync(Deletions::Guarded, &|_| {})
+        .await
+        .unwrap();
+    assert_eq!(report.left, Vec::<String>::new());
+    report
+}
+
+/// Both know of each other's last commit after that.
+async fn meet(first: &Replica, second: &Replica) {
+    sync(first).await;
+    sync(second).await;
+    sync(first).await;
+    assert_eq!(tree(first).await, tree(second).await);
+    for replica in [first, second] {
+        assert!(replica.volume.database_check().unwrap().is_empty());
+        assert_eq!(sync(replica).await.commits, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_did_nothing_follows_the_other() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let d = first.find("d");
+    first.write(d, "b", b"two");
+    first.write(d, "a", b"one, changed");
+    let e = first.mkdir(ROOT, "e");
+    first
+        .volume
+        .rename(ROOT, b"large", e, b"moved", RenameMode::Replace)
+        .unwrap();
+    first.commit().await;
+    // Who has a file open keeps what he opened.
+    let open = second.find("d/a");
+    second.volume.open(open, Access::default()).unwrap();
+    let report = sync(&second).await;
+    assert_eq!((report.commits, report.conflicts.len()), (1, 0));
+    assert_eq!(tree(&second).await, tree(&first).await);
+    let mut read = [0; 3];
+    second.volume.read(open, 0, &mut read).unwrap();
+    assert_eq!(&read, b"one");
+    second.volume.close(open, Access::default()).unwrap();
+    // It made no commit of its own for that, and goes on from there.
+    let latest = |replica: &Replica| replica.volume.moment(&Which::Latest).unwrap().id;
+    assert_eq!(latest(&first), latest(&second));
+    second.write(ROOT, "third", b"3");
+    meet(&first, &second).await;
+    first.stop().await;
+    let state = second.stop().await;
+    let second = shelf.start(state, settings());
+    assert!(second.volume.resolve(b"third").is_ok());
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_both_did_is_in_both() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let (a, b) = (first.find("d"), second.find("d"));
+    first.write(a, "from first", b"1");
+    second.write(b, "from second", b"2");
+    second.mkdir(b, "below");
+    first
+        .volume
+        .rename(ROOT, b"d", ROOT, b"renamed", RenameMode::Replace)
+        .unwrap();
+    second.volume.unlink(ROOT, b"large").unwrap();
+    first.commit().await;
+    second.commit().await;
+    meet(&first, &second).await;
+    let tree = tree(&first).await;
+    assert_eq!(
+        paths(&tree),
+        [
+            "/renamed",
+            "/renamed/a",
+            "/renamed/below",
+            "/renamed/from first",
+            "/renamed/from second"
+        ]
+    );
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_of_a_file_stand_side_by_side() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    first.write(first.find("d"), "a", b"as the first has it");
+    second.write(second.find("d"), "a", b"as the second has it");
+    first.write(ROOT, "same name", b"1");
+    second.write(ROOT, "same name", b"2");
+    first.commit().await;
+    second.commit().await;
+    meet(&first, &second).await;
+    let tree = tree(&second).await;
+    let mut contents: Vec<_> = tree
+        .iter()
+        .filter(|(path, _)| !path.contains("large"))
+        .map(|(_, content)| String::from_utf8_lossy(content).into_owned())
+        .collect();
+    contents.sort();
+    assert_eq!(
+        contents,
+        [
+            "1",
+            "2",
+            "as the first has it",
+            "as the second has it",
+            "directory"
+        ]
+    );
+    assert_eq!(
+        paths(&tree)
+            .iter()
+            .filter(|path| path.contains("(conflict, "))
+            .count(),
+        2
+    );
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edit_beats_a_deletion_and_what_is_only_here_stays() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let (a, b) = (first.find("d"), second.find("d"));
+    // The second deletes what the first edits; a rule keeps a file on the second alone.
+    first.write(a, "a", b"edited");
+    second.volume.unlink(b, b"a").unwrap();
+    second.write(ROOT, "mine.tmp", b"only here");
+    first.write(ROOT, "mine.tmp", b"of the first alone");
+    first.commit().await;
+    second.commit().await;
+    meet_but_local(&first, &second).await;
+    assert_eq!(first.read(first.find("d/a")).await.unwrap(), b"edited");
+    assert_eq!(
+        second.read(second.find("mine.tmp")).await.unwrap(),
+        b"only here"
+    );
+    // A directory that goes elsewhere stays where something lies in it that only this machine has.
+    second.write(second.find("d"), "kept.tmp", b"local");
+    first.volume.unlink(first.find("d"), b"a").unwrap();
+    first.volume.rmdir(ROOT, b"d").unwrap();
+    first.commit().await;
+    sync(&second).await;
+    assert_eq!(
+        second.read(second.find("d/kept.tmp")).await.unwrap(),
+        b"local"
+    );
+    first.stop().await;
+    second.stop().await;
+}
+
+async fn meet_but_local(first: &Replica, second: &Replica) {
+    sync(first).await;
+    sync(second).await;
+    sync(first).await;
+}
+
+/// While programs write all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_being_written_is_left_alone_until_it_is_stored() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    // Its number is higher, so its version is the one to keep the name.
+    for n in 0..3 {
+        first.write(ROOT, "other", &[n]);
+        first.commit().await;
+    }
+    first.write(first.find("d"), "a", b"of the first");
+    first.commit().await;
+    let ino = second.find("d/a");
+    let access = Access {
+        write: true,
+        ..Access::default()
+    };
+    second.volume.open(ino, access).unwrap();
+    second.volume.write(ino, 0, b"of the second").unwrap();
+    let report = second
+        .volume
+        .sync(Deletions::Guarded, &|_| {})
+        .await
+        .unwrap();
+    // It was stored as it is, and may be written still.
+    assert!(
+        report.left.iter().any(|left| left.contains("d/a")),
+        "{report:?}"
+    );
+    let mut read = [0; 13];
+    second.volume.read(ino, 0, &mut read).unwrap();
+    assert_eq!(&read, b"of the second");
+    assert_eq!(second.find("d/a"), ino);
+    second.volume.close(ino, access).unwrap();
+    until(|| second.volume.push_status().waiting_files == 0).await;
+    second.volume.open(ino, Access::default()).unwrap();
+    meet(&first, &second).await;
+    let tree = tree(&first).await;
+    for content in [&b"of the first"[..], b"of the second"] {
+        assert!(tree.iter().any(|(_, there)| there == content));
+    }
+    // Who comes by the old number is told to look again.
+    let stale = second.volume.write(ino, 0, b"late");
+    assert!(matches!(stale, Err(VolumeError::Stale)), "{stale:?}");
+    second.volume.close(ino, Access::default()).unwrap();
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_delete_much_waits_for_a_word() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let d = first.find("d");
+    for n in 0..50 {
+        first.write(d, &format!("file {n}"), b"x");
+    }
+    first.commit().await;
+    sync(&second).await;
+    for n in 0..50 {
+        let name = format!("file {n}");
+        first.volume.unlink(d, name.as_bytes()).unwrap();
+    }
+    first.commit().await;
+    let report = second
+        .volume
+        .sync(Deletions::Guarded, &|_| {})
+        .await
+        .unwrap();
+    assert_eq!((report.commits, report.left.len()), (0, 1));
+    assert!(report.left[0].contains("would delete 50"), "{report:?}");
+    assert!(second.volume.resolve(b"d/file 7").is_ok());
+    let report = second
+        .volume
+        .sync(Deletions::Allowed, &|_| {})
+        .await
+        .unwrap();
+    assert_eq!((report.commits, report.left.len()), (1, 0));
+    assert_eq!(tree(&second).await, tree(&first).await);
+    first.stop().await;
+    second.stop().await;
+}
