@@ -52,13 +52,13 @@ pub use locate::{InVolume, Located, locate};
 pub use logs::{LogGuard, log_to_files, log_to_terminal};
 pub use memory::give_back_what_is_free;
 pub use operations::{
-    Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
+    Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Sync, Unmount, Verify,
 };
 pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
 pub use report::{
     AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, DamageReport,
     DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport, Presence,
-    RestoreReport, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
+    RestoreReport, StashReport, StatusReport, StoreReport, SyncReport, TreePath, VerifyReport,
 };
 pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;

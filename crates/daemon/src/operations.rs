@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use larder_model::Kind;
 use larder_volume::progress::{Progress, Report, Unit};
-use larder_volume::{Entry, Ino, StashOptions, Volume};
+use larder_volume::{Deletions, Entry, Ino, StashOptions, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
 
@@ -16,7 +16,8 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::report::{
     AdoptReport, CheckoutReport, CommitMade, DamageReport, EntryReport, KeptReport, NodeKind,
-    PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
+    PinReport, Presence, StashReport, StatusReport, StoreReport, SyncReport, TreePath,
+    VerifyReport,
 };
 use crate::wire::Operation;
 
@@ -76,6 +77,13 @@ pub struct Adopt {
 pub struct Commit {
     /// What it is.
     pub message: Option<String>,
+}
+
+/// Include what other machines stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Sync {
+    /// Also if much would be deleted here by that.
+    pub allow_deletions: bool,
 }
 
 /// Compare content with its hashes.
@@ -332,25 +340,55 @@ impl Operation for Commit {
     type Answer = CommitMade;
 
     async fn run(self, host: &Host, report: Report<'_>) -> Result<CommitMade, Failure> {
-        // In bytes, or one large file would stand still; and saying so when the store is away.
-        let most = AtomicU64::new(0);
-        let report = |mut progress: Progress| {
-            let status = host.volume.push_status();
-            let waiting = status.waiting_bytes;
-            progress.unit = Unit::Bytes;
-            progress.total = most.fetch_max(waiting, Ordering::Relaxed).max(waiting);
-            progress.done = progress.total - waiting;
-            if let Some(error) = status.last_error {
-                progress.phase = format!("waiting for the store ({error})");
-            }
-            report(progress);
-        };
+        let report = storing(host, report);
         let commit = host.volume.commit(self.message, &report).await?;
         Ok(CommitMade {
             n: commit.n,
             id: commit.id,
             still_changing: commit.still_changing,
             files_local: host.volume.local_files(),
+        })
+    }
+}
+
+/// Tells of what is being stored in bytes, or one large file would stand still; and says so when
+/// the store is away.
+fn storing<'a>(
+    host: &'a Host,
+    report: Report<'a>,
+) -> impl Fn(Progress) + Send + std::marker::Sync + 'a {
+    let most = AtomicU64::new(0);
+    move |mut progress: Progress| {
+        let status = host.volume.push_status();
+        let waiting = status.waiting_bytes;
+        progress.unit = Unit::Bytes;
+        progress.total = most.fetch_max(waiting, Ordering::Relaxed).max(waiting);
+        progress.done = progress.total - waiting;
+        if let Some(error) = status.last_error {
+            progress.phase = format!("waiting for the store ({error})");
+        }
+        report(progress);
+    }
+}
+
+impl Operation for Sync {
+    const NAME: &'static str = "sync";
+    const STOPS_WITH_ASKER: bool = false;
+    const NEEDS_LOOPS: bool = true;
+    type Answer = SyncReport;
+
+    async fn run(self, host: &Host, report: Report<'_>) -> Result<SyncReport, Failure> {
+        let report = storing(host, report);
+        let deletions = match self.allow_deletions {
+            true => Deletions::Allowed,
+            false => Deletions::Guarded,
+        };
+        let synced = host.volume.sync(deletions, &report).await?;
+        Ok(SyncReport {
+            commits: synced.commits,
+            changed: synced.changed,
+            conflicts: synced.conflicts.into_iter().map(TreePath).collect(),
+            left: synced.left,
         })
     }
 }

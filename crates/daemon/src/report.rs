@@ -358,6 +358,19 @@ pub struct CommitMade {
     pub files_local: u64,
 }
 
+/// What `sync` brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// Commits of other machines that are included now and were not before.
+    pub commits: u64,
+    /// Files, directories and the like that changed here.
+    pub changed: u64,
+    /// What was changed on both sides, and stands side by side now or has another name.
+    pub conflicts: Vec<TreePath>,
+    /// What is left for later, in words.
+    pub left: Vec<String>,
+}
+
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamageReport {

@@ -55,6 +55,7 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<op::Pin>(routes);
     let routes = route::<op::Adopt>(routes);
     let routes = route::<op::Commit>(routes);
+    let routes = route::<op::Sync>(routes);
     let routes = route::<past::Log>(routes);
     let routes = route::<past::LogOf>(routes);
     let routes = route::<past::Show>(routes);

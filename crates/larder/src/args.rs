@@ -53,6 +53,8 @@ pub enum Command {
     Unpin(Paths),
     /// Store all changes and keep this state of the tree.
     Commit(Commit),
+    /// Include what other machines stored, and store what is here.
+    Sync(Sync),
     /// List the commits, the newest first: all, or those that changed a path.
     Log(Log),
     /// Show a commit and what it changed.
@@ -287,6 +289,18 @@ pub struct Commit {
     /// What this state is.
     #[arg(short, long)]
     pub message: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Includes what other machines stored.
+#[derive(Debug, Args)]
+pub struct Sync {
+    /// Do it even if more than a thousand files, or more than half of all, would be deleted
+    /// here. They can be brought back with `larder restore`.
+    #[arg(long)]
+    pub allow_deletions: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

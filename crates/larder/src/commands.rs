@@ -44,6 +44,7 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Pin(args) => pin::run(machine()?, args, true),
         Command::Unpin(args) => pin::run(machine()?, args, false),
         Command::Commit(args) => commit::commit(machine()?, args),
+        Command::Sync(args) => commit::sync(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

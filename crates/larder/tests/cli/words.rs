@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "init",
     "open",
     "mount",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 24] = [
     "pin",
     "unpin",
     "commit",
+    "sync",
     "log",
     "show",
     "diff",

@@ -23,6 +23,7 @@ mod edits;
 mod first_use;
 mod full_disk;
 mod hostile;
+mod joined;
 mod liar;
 mod local;
 mod lying;
