@@ -197,13 +197,13 @@ fn the_control_socket_is_the_users_alone_and_refuses_another_version() {
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     let mut socket = UnixStream::connect(&path).unwrap();
     let body = "{}";
-    write!(
-        socket,
+    // At once: it is answered as soon as its head is there.
+    let request = format!(
         "POST /v1/status HTTP/1.1\r\nhost: larder\r\nconnection: close\r\nlarder-protocol: 0\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
-    )
-    .unwrap();
+    );
+    socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 409"), "{answer}");
