@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::machine::{Machine, Said, Shelf, copy_tree, make_tree, picture};
+use crate::machine::{Machine, Said, Shelf, copy_tree, make_tree, picture, wait_for};
 
 #[test]
 fn a_tree_that_is_copied_in_comes_out_the_same_on_every_machine() {
@@ -153,6 +153,10 @@ fn what_is_dirty_or_pinned_is_kept_and_said_to_be() {
     assert_eq!(laptop.entry("Larder/file")["presence"], "away");
     let recent = ["stash", "Larder", "--older-than", "1h"];
     assert_eq!(fs::read_to_string(&file).unwrap(), "stored");
+    // Who reads is answered first.
+    wait_for("what was read is here", || {
+        laptop.entry("Larder/file")["presence"] == "here"
+    });
     laptop.larder(recent).ended(3).says("file:");
 }
 
