@@ -42,25 +42,15 @@ async fn two(shelf: &Shelf) -> (Replica, Replica) {
     (first, second)
 }
 
-async fn sync(replica: &Replica) -> larder_volume::SyncReport {
-    let report = replica
-        .volume
-        .sync(Deletions::Guarded, &|_| {})
-        .await
-        .unwrap();
-    assert_eq!(report.left, Vec::<String>::new());
-    report
-}
-
 /// Both know of each other's last commit after that.
 async fn meet(first: &Replica, second: &Replica) {
-    sync(first).await;
-    sync(second).await;
-    sync(first).await;
+    first.sync().await;
+    second.sync().await;
+    first.sync().await;
     assert_eq!(tree(first).await, tree(second).await);
     for replica in [first, second] {
         assert!(replica.volume.database_check().unwrap().is_empty());
-        assert_eq!(sync(replica).await.commits, 0);
+        assert_eq!(replica.sync().await.commits, 0);
     }
 }
 
@@ -80,7 +70,7 @@ async fn a_machine_that_did_nothing_follows_the_other() {
     // Who has a file open keeps what he opened.
     let open = second.find("d/a");
     second.volume.open(open, Access::default()).unwrap();
-    let report = sync(&second).await;
+    let report = second.sync().await;
     assert_eq!((report.commits, report.conflicts.len()), (1, 0));
     assert_eq!(tree(&second).await, tree(&first).await);
     let mut read = [0; 3];
@@ -192,7 +182,7 @@ async fn an_edit_beats_a_deletion_and_what_is_only_here_stays() {
     first.volume.unlink(first.find("d"), b"a").unwrap();
     first.volume.rmdir(ROOT, b"d").unwrap();
     first.commit().await;
-    sync(&second).await;
+    second.sync().await;
     assert_eq!(
         second.read(second.find("d/kept.tmp")).await.unwrap(),
         b"local"
@@ -202,9 +192,9 @@ async fn an_edit_beats_a_deletion_and_what_is_only_here_stays() {
 }
 
 async fn meet_but_local(first: &Replica, second: &Replica) {
-    sync(first).await;
-    sync(second).await;
-    sync(first).await;
+    first.sync().await;
+    second.sync().await;
+    first.sync().await;
 }
 
 /// While programs write all the time.
@@ -265,7 +255,7 @@ async fn what_would_delete_much_waits_for_a_word() {
         first.write(d, &format!("file {n}"), b"x");
     }
     first.commit().await;
-    sync(&second).await;
+    second.sync().await;
     for n in 0..50 {
         let name = format!("file {n}");
         first.volume.unlink(d, name.as_bytes()).unwrap();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use larder_model::Kind;
-use larder_volume::{Caller, Deletions, Ino, NewNode, ROOT, RenameMode, SetAttr, Volume};
+use larder_volume::{Caller, Ino, NewNode, ROOT, RenameMode, SetAttr, Volume};
 
 use crate::support::{Replica, Shelf, settings};
 
@@ -138,16 +138,6 @@ fn change(replica: &Replica, dice: &mut Dice, n: u64) {
     }
 }
 
-async fn sync(replica: &Replica) -> u64 {
-    let report = replica
-        .volume
-        .sync(Deletions::Guarded, &|_| {})
-        .await
-        .unwrap();
-    assert_eq!(report.left, Vec::<String>::new());
-    report.commits
-}
-
 async fn run(seed: u64) {
     let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let shelf = Shelf::new();
@@ -166,7 +156,7 @@ async fn run(seed: u64) {
         }
         match dice.below(3) {
             0 => replicas[who].commit().await,
-            1 => drop(sync(&replicas[who]).await),
+            1 => drop(replicas[who].sync().await),
             _ => {}
         }
     }
@@ -177,7 +167,7 @@ async fn run(seed: u64) {
     for round in 0.. {
         let mut new = 0;
         for replica in &replicas {
-            new += sync(replica).await;
+            new += replica.sync().await.commits;
         }
         if new == 0 {
             break;
@@ -190,7 +180,7 @@ async fn run(seed: u64) {
     }
     let fresh = shelf.open("fresh", settings()).await;
     // It starts from one of the commits that were made apart.
-    sync(&fresh).await;
+    fresh.sync().await;
     assert_eq!(tree(&fresh).await, first, "seed {seed}, a new machine");
     fresh.stop().await;
     let counted: BTreeSet<_> = first.keys().collect();

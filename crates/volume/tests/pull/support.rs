@@ -7,7 +7,9 @@ use std::time::Duration;
 use larder_format::ArgonParams;
 use larder_store::testing::{Counting, Counts, Faulty, noise};
 use larder_store::{Store, StoreOptions};
-use larder_volume::{Access, Caller, Credential, Ino, ROOT, Settings, Volume};
+use larder_volume::{
+    Access, Caller, Credential, Deletions, Ino, ROOT, Settings, SyncReport, Volume,
+};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -179,6 +181,14 @@ impl Replica {
             .commit(Some("test".to_owned()), &|_| {})
             .await
             .unwrap();
+    }
+
+    /// Takes in what the others stored; nothing may be left for later.
+    pub async fn sync(&self) -> SyncReport {
+        let synced = self.volume.sync(Deletions::Guarded, &|_| {}).await;
+        let report = synced.unwrap();
+        assert_eq!(report.left, Vec::<String>::new());
+        report
     }
 
     /// Reads a file as a program does: opens it, reads in pieces, closes it.
