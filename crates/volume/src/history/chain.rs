@@ -7,6 +7,7 @@ use larder_model::{ChunkId, Hlc, Time};
 use rusqlite::OptionalExtension;
 
 use super::Moment;
+use crate::pull::keep_pages;
 use crate::push::base_commit;
 use crate::{Result, Volume, VolumeError};
 
@@ -156,11 +157,8 @@ impl Volume {
         let commit = Commit::decode(page.as_ref())?;
         if page.is_fetched() {
             // The next walk through the history has it here.
-            self.db.write_soon(|tx| {
-                tx.prepare_cached("INSERT OR IGNORE INTO pages(id, bytes) VALUES(?1, ?2)")?
-                    .execute((id.as_bytes(), page.as_ref()))?;
-                Ok(())
-            })?;
+            self.db
+                .write_soon(|tx| keep_pages(tx, [(&id, page.as_ref())]))?;
         }
         Ok(Moment { id, commit })
     }

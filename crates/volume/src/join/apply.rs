@@ -9,14 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use larder_format::kind_code;
-use larder_model::{ChunkId, Kind, LinkId, Name, Node, NodeId, Place};
+use larder_model::{Kind, LinkId, Name, Node, NodeId, Place};
 use rusqlite::OptionalExtension;
 
 use super::merge::{Changed, Merged, NewBase};
 use crate::db::Transaction;
 use crate::names::{leave_unnamed, new_node_id};
 use crate::node::{self, Attr};
-use crate::pull::keep_pages;
+use crate::pull::{forget_pages, keep_pages};
 use crate::push::{base_commit, make_durable_in, set_base_commit, set_beside};
 use crate::stored_node::StoredNode;
 use crate::{Ino, Result, Volume, VolumeError};
@@ -86,14 +86,6 @@ pub(crate) fn apply(volume: &Volume, merged: &Merged, head: Option<&[u8]>) -> Re
     })
 }
 
-fn forget_pages(tx: &Transaction<'_>, left: &[ChunkId]) -> Result<()> {
-    let mut delete = tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?;
-    for id in left {
-        delete.execute([id.as_bytes()])?;
-    }
-    Ok(())
-}
-
 /// Whether something here is in no commit that the store has acknowledged, but for what is held
 /// back.
 fn is_changed(tx: &Transaction<'_>) -> Result<bool> {
@@ -136,10 +128,10 @@ fn busy(tx: &Transaction<'_>, changes: &[Changed]) -> Result<Option<Vec<u8>>> {
         let found: Option<i64> = dirty
             .query_row([changed.id.as_bytes()], |row| row.get(0))
             .optional()?;
-        let Some(ino) = found.map(|ino| ino as Ino) else {
-            continue;
-        };
-        return Ok(Some(crate::names::path_of(tx, ino)?.unwrap_or_default()));
+        if let Some(ino) = found {
+            let path = crate::names::path_of(tx, ino as Ino)?;
+            return Ok(Some(path.unwrap_or_default()));
+        }
     }
     Ok(None)
 }
@@ -239,7 +231,7 @@ impl Applying<'_, '_> {
         let attr = Attr {
             ino: self.volume.inos.take(),
             nlink: 0,
-            ..stored.attr.clone()
+            ..stored.attr
         };
         stored.insert(self.tx, &attr, changed.id, None)?;
         if let Some(pin) = pin {
@@ -317,7 +309,7 @@ impl Applying<'_, '_> {
                 place.parent
             ))
         };
-        let parent = self.ino_or_root(&place.parent)?.ok_or_else(damaged)?;
+        let parent = self.entered(&place.parent)?.ok_or_else(damaged)?;
         let child = self.entered(id)?.ok_or_else(damaged)?;
         let name = place.name.as_bytes();
         self.make_way(parent, &place.name)?;
@@ -349,13 +341,6 @@ impl Applying<'_, '_> {
             Kind::Directory => self.directories.insert(ino),
             _ => self.files.insert(ino),
         };
-    }
-
-    fn ino_or_root(&self, id: &NodeId) -> Result<Option<Ino>> {
-        match *id {
-            NodeId::ROOT => Ok(Some(crate::ROOT)),
-            _ => self.entered(id),
-        }
     }
 
     /// The number of a node that may have no name yet.

@@ -27,7 +27,7 @@ use super::shared::Shared;
 use super::upload;
 use crate::db::Transaction;
 use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
-use crate::pull::Found;
+use crate::pull::{Found, forget_pages};
 use crate::{Result, Volume, VolumeError};
 
 /// While writers wait for room, commits follow each other this closely.
@@ -367,19 +367,25 @@ impl Committer {
             NewBase::Ours | NewBase::Theirs(_) => None,
         };
         let applying = Arc::clone(volume);
-        let (merged, head, applied) = blocking(move || {
+        let (merged, head, applied, conflicts) = blocking(move || {
             applying.flush_lives();
             let applied = join::apply(&applying, &merged, head.as_deref())?;
-            Ok((merged, head, applied))
+            let conflicts = match &applied {
+                Applied::Done(effects) => {
+                    applying.note_joined(effects);
+                    applying.paths_of(&merged.conflicts)?
+                }
+                _ => Vec::new(),
+            };
+            Ok((merged, head, applied, conflicts))
         })
         .await?;
-        let Applied::Done(effects) = &applied else {
+        if !matches!(applied, Applied::Done(_)) {
             return Ok(applied);
-        };
-        volume.note_joined(effects);
+        }
         report.commits += 1;
         report.changed += merged.changes.len() as u64;
-        report.conflicts.extend(volume.paths_of(&merged.conflicts)?);
+        report.conflicts.extend(conflicts);
         if let (NewBase::Made(draft), Some(head)) = (merged.base, head) {
             self.send(volume, *draft, head).await?;
         }
@@ -454,10 +460,7 @@ pub(crate) fn make_durable_in(tx: &Transaction<'_>, draft: &Draft, head: &[u8]) 
             .execute((id.as_bytes(), bytes))?;
     }
     // The commits before stay: the history is read from them.
-    for id in &draft.left {
-        tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?
-            .execute([id.as_bytes()])?;
-    }
+    forget_pages(tx, &draft.left)?;
     hold_back(tx, &draft.taken)?;
     draft::set_base_commit(tx, &commit)?;
     draft::set_beside(tx, &[])?;

@@ -155,6 +155,18 @@ pub(crate) fn keep_pages<'a>(
     Ok(())
 }
 
+/// Takes pages out of the table of pages.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn forget_pages(tx: &Transaction<'_>, pages: &[ChunkId]) -> Result<()> {
+    let mut delete = tx.prepare_cached("DELETE FROM pages WHERE id = ?1")?;
+    for id in pages {
+        delete.execute([id.as_bytes()])?;
+    }
+    Ok(())
+}
+
 /// Fetches the pages of a commit's trees level by level, but for those that `narrow` takes out.
 async fn each_level(
     fetcher: &Fetcher,
