@@ -1,8 +1,8 @@
 //! Random work on several machines with one volume, which meet on its store now and then. In the
-//! end all have one tree, a new machine sees the same, and no content is lost that nobody who had
-//! seen it changed or deleted.
+//! end all have one tree, and a new machine sees the same. That no content is lost is for the
+//! simulation of `larder-model` to show, which knows what each had seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use larder_model::Kind;
 use larder_volume::{Caller, Ino, NewNode, ROOT, RenameMode, SetAttr, Volume};
@@ -183,8 +183,6 @@ async fn run(seed: u64) {
     fresh.sync().await;
     assert_eq!(tree(&fresh).await, first, "seed {seed}, a new machine");
     fresh.stop().await;
-    let counted: BTreeSet<_> = first.keys().collect();
-    assert_eq!(counted.len(), first.len());
     for replica in replicas {
         // And each is the same after a restart.
         let state = replica.stop().await;
