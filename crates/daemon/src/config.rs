@@ -105,6 +105,8 @@ pub struct Limits {
     pub commit_interval: Option<Span>,
     /// A commit is made when so many nodes changed.
     pub commit_nodes: Option<u64>,
+    /// So often the store is asked what other machines put there; 0: only by `larder sync`.
+    pub sync_interval: Option<Span>,
 }
 
 /// A duration, written `30s` or `2h`.
@@ -209,6 +211,9 @@ impl Config {
         set_span(&mut settings.settle_open, limits.settle_open);
         set_span(&mut settings.commit_interval, limits.commit_interval);
         set(&mut settings.commit_nodes, limits.commit_nodes);
+        if let Some(Span(interval)) = limits.sync_interval {
+            settings.sync_interval = (!interval.is_zero()).then_some(interval);
+        }
         if let Some(local) = &self.local {
             settings.local_rules.clone_from(local);
         }
@@ -329,6 +334,7 @@ const LIMITS_TEXT: &str = r#"
 #settle-open = "60s"        # a file that stays open is stored so long after a change
 #commit-interval = "10s"
 #commit-nodes = 10000
+#sync-interval = "1m"       # so often others are looked for on the store; "0": only by hand
 "#;
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! - `home`, `locate`: which volumes are here, and which one a path means;
 //! - `config`, `secrets`, `stores`, `units`: settings, and from them a store;
 //! - `setup`: a volume comes to this machine, new or from its store;
-//! - `host`: a volume that this process holds; `operations`, and `past` for its history: what
+//! - `host`: a volume that this process holds; `operations`, `past` for its history, `others` for
+//!   what other machines did: what
 //!   can be asked of it, and `report` what is answered;
 //! - `wire`, `socket`, `server`, `client`: the control socket; `session`: a command's way to
 //!   its volume, through the daemon or without;
@@ -26,6 +27,7 @@ mod locate;
 mod logs;
 mod memory;
 mod operations;
+mod others;
 mod past;
 mod report;
 mod run;
@@ -52,13 +54,15 @@ pub use locate::{InVolume, Located, locate};
 pub use logs::{LogGuard, log_to_files, log_to_terminal};
 pub use memory::give_back_what_is_free;
 pub use operations::{
-    Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Sync, Unmount, Verify,
+    Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
 };
+pub use others::{Conflicts, Keep, Preview, Resolve, Sync};
 pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
 pub use report::{
-    AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, DamageReport,
-    DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport, Presence,
-    RestoreReport, StashReport, StatusReport, StoreReport, SyncReport, TreePath, VerifyReport,
+    AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, ConflictReport,
+    DamageReport, DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport,
+    Presence, PreviewReport, ResolvedReport, RestoreReport, StashReport, StatusReport, StoreReport,
+    SyncReport, TreePath, VerifyReport, VersionReport,
 };
 pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use larder_model::Kind;
 use larder_volume::progress::{Progress, Report, Unit};
-use larder_volume::{Deletions, Entry, Ino, StashOptions, Volume};
+use larder_volume::{Entry, Ino, StashOptions, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
 
@@ -16,8 +16,7 @@ use crate::failure::Failure;
 use crate::host::Host;
 use crate::report::{
     AdoptReport, CheckoutReport, CommitMade, DamageReport, EntryReport, KeptReport, NodeKind,
-    PinReport, Presence, StashReport, StatusReport, StoreReport, SyncReport, TreePath,
-    VerifyReport,
+    PinReport, Presence, StashReport, StatusReport, StoreReport, TreePath, VerifyReport,
 };
 use crate::wire::Operation;
 
@@ -79,13 +78,6 @@ pub struct Commit {
     pub message: Option<String>,
 }
 
-/// Include what other machines stored.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Sync {
-    /// Also if much would be deleted here by that.
-    pub allow_deletions: bool,
-}
-
 /// Compare content with its hashes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Verify {
@@ -113,6 +105,7 @@ impl Operation for Status {
 
     async fn run(self, host: &Host, _: Report<'_>) -> Result<StatusReport, Failure> {
         let status = block_in_place(|| host.volume.status())?;
+        let conflicts = block_in_place(|| host.volume.count_conflicts())?;
         let mounted = host.mounted.lock().is_some();
         let upload_bytes_per_sec = status.stores.iter().map(|s| s.upload_bytes_per_sec).sum();
         let waiting = status.stores.iter().map(|s| s.waiting_bytes).max();
@@ -133,6 +126,7 @@ impl Operation for Status {
             files_local: status.local_files,
             bytes_local: status.local_bytes,
             uncommitted_nodes: status.uncommitted_nodes,
+            conflicts,
             upload_bytes_per_sec,
             left_secs,
             stores: status.stores.into_iter().map(StoreReport::from).collect(),
@@ -353,10 +347,10 @@ impl Operation for Commit {
 
 /// Tells of what is being stored in bytes, or one large file would stand still; and says so when
 /// the store is away.
-fn storing<'a>(
+pub(crate) fn storing<'a>(
     host: &'a Host,
     report: Report<'a>,
-) -> impl Fn(Progress) + Send + std::marker::Sync + 'a {
+) -> impl Fn(Progress) + Send + Sync + 'a {
     let most = AtomicU64::new(0);
     move |mut progress: Progress| {
         let status = host.volume.push_status();
@@ -368,28 +362,6 @@ fn storing<'a>(
             progress.phase = format!("waiting for the store ({error})");
         }
         report(progress);
-    }
-}
-
-impl Operation for Sync {
-    const NAME: &'static str = "sync";
-    const STOPS_WITH_ASKER: bool = false;
-    const NEEDS_LOOPS: bool = true;
-    type Answer = SyncReport;
-
-    async fn run(self, host: &Host, report: Report<'_>) -> Result<SyncReport, Failure> {
-        let report = storing(host, report);
-        let deletions = match self.allow_deletions {
-            true => Deletions::Allowed,
-            false => Deletions::Guarded,
-        };
-        let synced = host.volume.sync(deletions, &report).await?;
-        Ok(SyncReport {
-            commits: synced.commits,
-            changed: synced.changed,
-            conflicts: synced.conflicts.into_iter().map(TreePath).collect(),
-            left: synced.left,
-        })
     }
 }
 

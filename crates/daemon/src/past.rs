@@ -223,7 +223,7 @@ fn diff(
     })
 }
 
-fn change_report(difference: Difference) -> ChangeReport {
+pub(crate) fn change_report(difference: Difference) -> ChangeReport {
     ChangeReport {
         change: match difference.what {
             What::Added => Change::Added,

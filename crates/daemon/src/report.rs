@@ -91,6 +91,9 @@ pub struct StatusReport {
     pub budget_bytes: u64,
     /// Nodes that differ from the latest commit.
     pub uncommitted_nodes: u64,
+    /// Files that stand there more than once: `conflicts` lists them.
+    #[serde(default)]
+    pub conflicts: u64,
     /// Bytes of files per second that are stored now: so fast goes what waits.
     pub upload_bytes_per_sec: u64,
     /// How long the rest takes at that speed, if it can be told.
@@ -369,6 +372,58 @@ pub struct SyncReport {
     pub conflicts: Vec<TreePath>,
     /// What is left for later, in words.
     pub left: Vec<String>,
+}
+
+/// What `sync` would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewReport {
+    /// What would change here.
+    pub coming: Vec<ChangeReport>,
+    /// What was changed on both sides, and would stand side by side.
+    pub conflicts: Vec<TreePath>,
+    /// What was made or changed here since the latest commit, or is not stored yet.
+    pub going: Vec<TreePath>,
+    /// How many files, directories and the like were deleted here since the latest commit.
+    pub going_deleted: u64,
+    /// What could not be read, in words.
+    pub left: Vec<String>,
+}
+
+/// A file that stands there more than once, as machines changed it apart from each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictReport {
+    /// The path that all of them had.
+    pub path: TreePath,
+    /// The one that has it still, if one does, then the others.
+    pub versions: Vec<VersionReport>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// What `resolve` calls it.
+    pub letter: String,
+    /// Where it is.
+    pub path: TreePath,
+    /// What it is.
+    pub kind: NodeKind,
+    /// How long it is.
+    pub size_bytes: u64,
+    /// When its content changed last, in nanoseconds since 1970.
+    pub modified: i64,
+    /// Whose it is, unless it has the name.
+    pub replica: Option<String>,
+    /// Of which day it is (`2026-11-21`), unless it has the name.
+    pub day: Option<String>,
+}
+
+/// What became of a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvedReport {
+    /// What is there now.
+    pub kept: Vec<TreePath>,
+    /// What is not any more.
+    pub removed: Vec<TreePath>,
 }
 
 /// Something that is not as it must be.

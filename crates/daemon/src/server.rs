@@ -25,6 +25,7 @@ use tokio::task::AbortHandle;
 use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::operations as op;
+use crate::others;
 use crate::past;
 use crate::wire::{Event, Operation, PROTOCOL, PROTOCOL_HEADER, VERSION};
 
@@ -55,7 +56,10 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<op::Pin>(routes);
     let routes = route::<op::Adopt>(routes);
     let routes = route::<op::Commit>(routes);
-    let routes = route::<op::Sync>(routes);
+    let routes = route::<others::Sync>(routes);
+    let routes = route::<others::Preview>(routes);
+    let routes = route::<others::Conflicts>(routes);
+    let routes = route::<others::Resolve>(routes);
     let routes = route::<past::Log>(routes);
     let routes = route::<past::LogOf>(routes);
     let routes = route::<past::Show>(routes);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
-use larder_daemon::{ByteSize, Profile, When, parse_duration};
+use larder_daemon::{ByteSize, Keep, Profile, When, parse_duration};
 
 /// One tree of files on all your machines; each keeps only its working set.
 #[derive(Debug, Parser)]
@@ -53,8 +53,12 @@ pub enum Command {
     Unpin(Paths),
     /// Store all changes and keep this state of the tree.
     Commit(Commit),
-    /// Include what other machines stored, and store what is here.
+    /// Include what other machines stored, and store what is here, now.
     Sync(Sync),
+    /// List the files that two machines changed apart from each other.
+    Conflicts(Json),
+    /// Say which version of such a file stays.
+    Resolve(Resolve),
     /// List the commits, the newest first: all, or those that changed a path.
     Log(Log),
     /// Show a commit and what it changed.
@@ -301,6 +305,24 @@ pub struct Sync {
     /// here. They can be brought back with `larder restore`.
     #[arg(long)]
     pub allow_deletions: bool,
+    /// Only say what would come and go, and what would be in conflict with the latest commit.
+    #[arg(long, conflicts_with = "allow_deletions")]
+    pub dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Ends a conflict.
+#[derive(Debug, Args)]
+pub struct Resolve {
+    /// The file, by the path of any of its versions.
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub path: PathBuf,
+    /// The version that stays, by its letter in `larder conflicts`; the others are deleted, and
+    /// can be brought back. Or `both`: each stays, under a name of its own.
+    #[arg(long, value_name = "A|B|both", value_parser = Keep::parse)]
+    pub keep: Keep,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -6,6 +6,7 @@ mod commit;
 mod doctor;
 mod ls;
 mod mount;
+mod others;
 pub mod past;
 mod pin;
 mod setup;
@@ -44,7 +45,9 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Pin(args) => pin::run(machine()?, args, true),
         Command::Unpin(args) => pin::run(machine()?, args, false),
         Command::Commit(args) => commit::commit(machine()?, args),
-        Command::Sync(args) => commit::sync(machine()?, args),
+        Command::Sync(args) => others::sync(machine()?, args),
+        Command::Conflicts(args) => others::conflicts(machine()?, args),
+        Command::Resolve(args) => others::resolve(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

@@ -2,7 +2,9 @@
 
 use crate::{Hlc, Kind, Name};
 
-const BEFORE: &[u8] = b" (conflict, ";
+/// What each such name has in it.
+pub const CONFLICT_MARK: &[u8] = b" (conflict, ";
+const BEFORE: &[u8] = CONFLICT_MARK;
 /// A longer ending is no file type, and stays with the rest of the name.
 const MOST_EXTENSION: usize = 24;
 const MOST_LABEL: usize = 40;
@@ -34,6 +36,49 @@ pub(crate) fn conflict_name(name: &Name, kind: Kind, mark: Mark<'_>) -> Name {
     let stem = cut(stem, Name::MAX.saturating_sub(marked.len()));
     // It is short enough, and has no byte that the name did not have: so it is a name.
     Name::new([stem, marked.as_slice()].concat()).unwrap_or_else(|_| name.clone())
+}
+
+/// What the name of a conflict says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConflictName {
+    /// The name that it could not keep.
+    pub plain: Name,
+    /// Whose version it is.
+    pub replica: String,
+    /// The day on which that was written, as `2026-11-21`, in UTC.
+    pub day: String,
+    /// The name without the word that it is a conflict: `name (REPLICA, 2026-11-21).ext`.
+    pub settled: Name,
+}
+
+impl ConflictName {
+    /// Reads the name of a node of that kind; `None` if it is not the name of a conflict.
+    pub fn parse(name: &Name, kind: Kind) -> Option<Self> {
+        let (marked, extension) = split(name.as_bytes(), kind);
+        let stem = without_mark(marked);
+        let mark = marked.get(stem.len()..)?.strip_prefix(BEFORE)?;
+        let mark = std::str::from_utf8(mark.strip_suffix(b")")?).ok()?;
+        let mut parts = mark.split(", ");
+        let (replica, day) = (parts.next()?, parts.next()?);
+        if replica.is_empty() || !is_day(day) || parts.nth(1).is_some() {
+            return None;
+        }
+        let settled = [stem, b" (", mark.as_bytes(), b")", extension].concat();
+        Some(Self {
+            plain: Name::new([stem, extension].concat()).ok()?,
+            replica: replica.to_owned(),
+            day: day.to_owned(),
+            settled: Name::new(settled).ok()?,
+        })
+    }
+}
+
+fn is_day(text: &str) -> bool {
+    let is_right = |(at, c): (usize, char)| match at {
+        4 | 7 => c == '-',
+        _ => c.is_ascii_digit(),
+    };
+    text.len() == 10 && text.chars().enumerate().all(is_right)
 }
 
 /// A name before its extension, and the extension with its dot.
@@ -147,6 +192,38 @@ mod tests {
         let once = marked(b"a.txt", Kind::File, None);
         let twice = marked(once.as_bytes(), Kind::File, Some("07"));
         assert_eq!(twice, "a (conflict, laptop A, 2026-11-21, 07).txt");
+    }
+
+    #[test]
+    fn what_a_mark_says_is_read_again() {
+        for (name, kind) in [
+            ("a.txt", Kind::File),
+            ("a.b", Kind::Directory),
+            (".rc", Kind::File),
+            ("a (1).tar.gz", Kind::File),
+        ] {
+            for tag in [None, Some("07")] {
+                let with = marked(name.as_bytes(), kind, tag);
+                let read = ConflictName::parse(&Name::new(with.as_bytes()).unwrap(), kind).unwrap();
+                assert_eq!(read.plain.as_bytes(), name.as_bytes());
+                assert_eq!((&*read.replica, &*read.day), ("laptop A", "2026-11-21"));
+                let settled = with.replace("conflict, ", "");
+                assert_eq!(read.settled.as_bytes(), settled.as_bytes());
+            }
+        }
+        for other in [
+            "a.txt",
+            "a (conflict).txt",
+            "a (conflict, x).txt",
+            "a (conflict, x, 2026-1-21).txt",
+            "a (conflict, x, 2026-11-21) b",
+            "a (conflict, , 2026-11-21)",
+            " (conflict, x, 2026-11-21)",
+            "a (conflict, x, 2026-11-21, 07, 08)",
+        ] {
+            let name = Name::new(other.as_bytes()).unwrap();
+            assert_eq!(ConflictName::parse(&name, Kind::File), None, "{other}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use cache::Cache;
 pub use db::{Db, Transaction};
 pub use error::{Result, VolumeError};
 pub use file::{Access, Opened, SeekKind};
-pub use join::{Deletions, SyncReport};
+pub use join::{Conflict, Deletions, Keep, Preview, Resolved, SyncReport, Version};
 pub use live::{Dropped, KeptReason, Missing, Piece, Settled, Settling, WorkingExtent};
 pub use names::{Caller, DirEntry, NewNode, RenameMode};
 pub use node::{Attr, SetAttr, TimeSet};

@@ -411,6 +411,45 @@ impl Volume {
         Ok(kept.map_or(Placed::At(ino), Placed::Kept))
     }
 
+    /// Takes the name from a file, if a stored commit holds what it is: else the reason why it stays.
+    ///
+    /// # Errors
+    /// If it is a directory's, or the database fails.
+    pub(crate) fn unlink_stored(&self, parent: Ino, name: &Name) -> Result<Option<KeptReason>> {
+        self.replacing(parent, name, &mut Replaced::default(), |tx, replaced| {
+            let orphan = self.remove_file(tx, parent, name.as_bytes(), replaced)?;
+            self.touch_directory(tx, parent, node::now())?;
+            Ok(orphan)
+        })
+    }
+
+    /// Gives what has the name `from` the name `to` in its directory. A file that has that is
+    /// replaced, if a stored commit holds what it is: else the reason why it stays.
+    ///
+    /// # Errors
+    /// If there is no `from`, a directory has the name, or the database fails.
+    pub(crate) fn rename_over_stored(
+        &self,
+        parent: Ino,
+        from: &Name,
+        to: &Name,
+    ) -> Result<Option<KeptReason>> {
+        self.sync_before_replace(parent, from.as_bytes(), parent, to.as_bytes())?;
+        let moved = Mutex::new(None);
+        let kept = self.replacing(parent, to, &mut Replaced::default(), |tx, replaced| {
+            let source = entry(tx, parent, from.as_bytes())?;
+            let now = node::now();
+            let orphan = self.remove_file(tx, parent, to.as_bytes(), replaced)?;
+            remove_entry(tx, parent, from.as_bytes())?;
+            self.place(tx, source, parent, (parent, to.as_bytes()), now)?;
+            self.touch_directory(tx, parent, now)?;
+            *moved.lock() = Some((source.child, source.kind));
+            Ok(orphan)
+        })?;
+        self.note_moved(moved.into_inner().as_slice());
+        Ok(kept)
+    }
+
     /// Does what replaces a file, if a stored commit holds what the file is now: else the reason
     /// why it stays. It is looked at under the node's lock, in the transaction that replaces it,
     /// for a program may write it at this moment.

@@ -31,6 +31,9 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// A commit is made when so many nodes changed, though the interval is not over.
     pub commit_nodes: u64,
+    /// So often the store is asked what other replicas put there; `None`: only when a user asks,
+    /// or [`crate::Volume::others_changed`] says so.
+    pub sync_interval: Option<Duration>,
     /// What a store took without syncing it is looked at again after so long, twice.
     pub proof_delay: Duration,
     /// Packs on their way to the store at once.
@@ -67,6 +70,7 @@ impl Settings {
             settle_open: Duration::from_secs(60),
             commit_interval: Duration::from_secs(10),
             commit_nodes: 10_000,
+            sync_interval: Some(Duration::from_secs(60)),
             proof_delay: Duration::from_secs(30),
             parallel_uploads: 3,
             parallel_fetches: 8,

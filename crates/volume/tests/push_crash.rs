@@ -222,6 +222,22 @@ fn a_restored_backup_goes_on_as_a_new_replica_and_nobody_loses_anything() {
     assert_eq!(read_file(&volume, "a"), b"second");
     assert_eq!(read_file(&volume, "c"), b"made after the backup");
     bench.stop(volume);
+
+    // It takes in what was changed elsewhere, as of any other replica, and has nothing to tell then.
+    let volume = bench.start_from(&backup, bench.store.clone());
+    bench.sync(&volume);
+    for (name, content) in [
+        ("a", &b"second"[..]),
+        ("b", b"again"),
+        ("c", b"made after the backup"),
+    ] {
+        assert_eq!(read_file(&volume, name), content);
+    }
+    assert_eq!(volume.push_status().warnings, Vec::<String>::new());
+    bench.stop(volume);
+    let volume = bench.start_from(&backup, bench.store.clone());
+    assert_eq!(volume.push_status().warnings, Vec::<String>::new());
+    bench.stop(volume);
 }
 
 /// A bad line that turned one bit of a head made a replica believe that it was an old copy,

@@ -1,9 +1,9 @@
 //! `commit`: a named state of the tree.
 
-use larder_daemon::{Commit as CommitOp, CommitMade, Failure, Sync as SyncOp, SyncReport};
+use larder_daemon::{Commit as CommitOp, CommitMade, Failure};
 
 use super::{Machine, ask};
-use crate::args::{Commit, Sync};
+use crate::args::Commit;
 use crate::exit::Exit;
 use crate::say;
 
@@ -35,39 +35,6 @@ fn show(commit: &CommitMade) {
         say::warning(format_args!(
             "{path} kept changing; it is not in the commit as it is now."
         ));
-    }
-}
-
-/// Includes what other machines stored.
-pub fn sync(machine: Machine, args: &Sync) -> Result<Exit, Failure> {
-    let located = machine.locate(&[])?;
-    let allow_deletions = args.allow_deletions;
-    let synced = ask(&located, SyncOp { allow_deletions })?;
-    match args.json {
-        true => say::json(&synced)?,
-        false => show_synced(&synced),
-    }
-    Ok(Exit::look_if(
-        !synced.left.is_empty() || !synced.conflicts.is_empty(),
-    ))
-}
-
-fn show_synced(synced: &SyncReport) {
-    match synced.commits {
-        0 => say::out(format_args!("There is nothing new of other machines.")),
-        commits => say::out(format_args!(
-            "Took in {} of other machines, with {} here.",
-            say::count(commits, "commit"),
-            say::count(synced.changed, "change")
-        )),
-    }
-    for path in &synced.conflicts {
-        say::warning(format_args!(
-            "{path} was changed on two machines: both versions are kept, side by side."
-        ));
-    }
-    for left in &synced.left {
-        say::warning(format_args!("{left}."));
     }
 }
 

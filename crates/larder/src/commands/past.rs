@@ -1,8 +1,8 @@
 //! `log`, `show`, `diff`, `restore` and `undelete`: the past of the tree.
 
 use larder_daemon::{
-    Change, ChangeReport, CommitReport, Diff as DiffOp, DiffReport, Failure, Log as LogOp, LogOf,
-    NodeKind, Restore as RestoreOp, RestoreReport, Show as ShowOp, When,
+    Change, ChangeReport, CommitReport, Diff as DiffOp, Failure, Log as LogOp, LogOf, NodeKind,
+    Restore as RestoreOp, RestoreReport, Show as ShowOp, When,
 };
 
 use super::commit::short;
@@ -69,7 +69,7 @@ pub fn show(machine: Machine, args: &Show) -> Result<Exit, Failure> {
     for line in diff.to.message.as_deref().unwrap_or_default().lines() {
         say::out(format_args!("    {line}"));
     }
-    changes(&diff);
+    changes(&diff.changes);
     Ok(Exit::Done)
 }
 
@@ -85,14 +85,15 @@ pub fn diff(machine: Machine, args: &Diff) -> Result<Exit, Failure> {
     )?;
     match args.json {
         true => say::json(&diff)?,
-        false => changes(&diff),
+        false => changes(&diff.changes),
     }
     Ok(Exit::Done)
 }
 
-fn changes(diff: &DiffReport) {
+/// Prints what changed, a line each.
+pub fn changes(changes: &[ChangeReport]) {
     let mut table = Table::new(&[Side::Left, Side::Right, Side::Left]);
-    for change in &diff.changes {
+    for change in changes {
         let size = match change.size_after.or(change.size_before) {
             Some(bytes) if change.kind == NodeKind::File => units::size(bytes),
             _ => String::new(),

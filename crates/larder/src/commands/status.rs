@@ -83,6 +83,13 @@ fn lines(status: &StatusReport) -> Vec<String> {
             ),
         ]);
     }
+    if status.conflicts > 0 {
+        table.row([
+            "Conflicts".into(),
+            status.conflicts.to_string(),
+            "changed on two machines; `larder conflicts` lists them".into(),
+        ]);
+    }
     let mut lines = vec![format!(
         "Volume {} at {}",
         status.volume,
@@ -178,6 +185,7 @@ mod tests {
             }],
             warnings: vec![],
             uncommitted_nodes: 3,
+            conflicts: 0,
         }
     }
 

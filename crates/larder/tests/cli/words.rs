@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 27] = [
     "init",
     "open",
     "mount",
@@ -19,6 +19,8 @@ const COMMANDS: [&str; 25] = [
     "unpin",
     "commit",
     "sync",
+    "conflicts",
+    "resolve",
     "log",
     "show",
     "diff",

@@ -5,8 +5,8 @@ use std::io::Read;
 
 use larder_store::testing::Sshd;
 
-use crate::machine::Machine;
-use crate::remote::{EAGER, Remote, assert_no_diff};
+use crate::machine::{Machine, wait_for};
+use crate::remote::{EAGER, Remote, assert_no_diff, set_limits};
 
 #[test]
 fn what_two_machines_did_is_on_both_after_they_met() {
@@ -80,4 +80,84 @@ fn what_two_machines_did_is_on_both_after_they_met() {
     third.mount();
     third.larder(["sync"]);
     assert_no_diff(&laptop.mount_point(), &third.mount_point());
+}
+
+/// What one machine does comes to the other by itself; a file that both change is listed, and the
+/// user says which version stays.
+#[test]
+fn machines_follow_each_other_and_a_conflict_ends_as_the_user_says() {
+    const CURIOUS: &str = "commit-interval = \"1s\"\nsettle-quiet = \"0\"\nsync-interval = \"1s\"";
+    let sshd = Sshd::start();
+    let remote = Remote::sftp(&sshd);
+    let laptop = remote.new_volume("1G", EAGER);
+    laptop.mount();
+    let here = |name: &str| laptop.mount_point().join(name);
+    fs::write(here("notes"), "first").unwrap();
+    laptop.larder(["commit"]).ok();
+    let desktop = Machine::new();
+    remote
+        .open(&desktop, ["--passphrase-file", "passphrase"])
+        .ok();
+    set_limits(&desktop, CURIOUS);
+    desktop.mount();
+    let there = |name: &str| desktop.mount_point().join(name);
+    assert_eq!(fs::read(there("notes")).unwrap(), b"first");
+    assert!(!there("new").exists());
+    fs::write(here("notes"), "of the laptop").unwrap();
+    fs::write(here("new"), "of the laptop").unwrap();
+    laptop.larder(["commit"]).ok();
+    wait_for("the desktop follows", || {
+        fs::read(there("new")).is_ok_and(|read| read == b"of the laptop")
+    });
+    assert_eq!(fs::read(there("notes")).unwrap(), b"of the laptop");
+
+    // What the desktop did meanwhile: the laptop looks by hand, and asks first.
+    fs::write(here("notes"), "of the laptop, later").unwrap();
+    laptop.larder(["commit"]).ok();
+    fs::write(there("only there"), "x").unwrap();
+    desktop.larder(["commit"]).ok();
+    laptop
+        .larder(["sync", "--dry-run"])
+        .ok()
+        .says("added")
+        .says("only there");
+    assert!(!here("only there").exists());
+    laptop.larder(["sync"]).ok();
+    assert!(here("only there").exists());
+
+    // Both change a file.
+    desktop.unmount();
+    let config = desktop.state_dir().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        text.replace("sync-interval = \"1s\"", "sync-interval = \"0\""),
+    )
+    .unwrap();
+    desktop.mount();
+    desktop.larder(["sync"]).ok();
+    fs::write(here("notes"), "one").unwrap();
+    fs::write(there("notes"), "two").unwrap();
+    laptop.larder(["commit"]).ok();
+    desktop.larder(["sync"]).says("larder conflicts");
+    laptop.larder(["sync"]);
+    laptop.larder(["status"]).ok().says("Conflicts");
+    let listed = laptop.larder(["conflicts", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
+    let copy = listed[0]["versions"][1]["path"].as_str().unwrap();
+    let kept = fs::read(here(copy)).unwrap();
+    laptop.larder(["conflicts"]).says("  B  ").says(copy);
+    let notes = here("notes");
+    let resolve = ["resolve", notes.to_str().unwrap(), "--keep", "B"];
+    laptop
+        .larder(resolve)
+        .ok()
+        .says("Kept notes")
+        .says("Removed notes");
+    assert_eq!(fs::read(&notes).unwrap(), kept);
+    assert!(!here(copy).exists());
+    laptop.larder(["conflicts"]).ok().says("no conflicts");
+    laptop.larder(["commit"]).ok();
+    desktop.larder(["sync"]).ok();
+    assert_no_diff(&laptop.mount_point(), &desktop.mount_point());
 }

@@ -149,8 +149,9 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, u64>) {
     }
 }
 
-/// Limits that make a test short: nothing waits for more to come.
-pub const EAGER: &str = "commit-interval = \"1s\"\nsettle-quiet = \"0\"\nproof-delay = \"1s\"";
+/// Limits that make a test short: nothing waits for more to come, and nothing comes unasked.
+pub const EAGER: &str = "commit-interval = \"1s\"\nsettle-quiet = \"0\"\nproof-delay = \"1s\"\n\
+                         sync-interval = \"0\"";
 
 /// Adds limits to the settings of the machine's volume.
 pub fn set_limits(machine: &Machine, limits: &str) {

@@ -46,6 +46,7 @@ impl Fixture {
         let mut settings = Settings::for_budget(1 << 30);
         settings.settle_quiet = Duration::from_millis(1);
         settings.read_wait = Duration::from_secs(2);
+        settings.sync_interval = None;
         let options = MountOptions {
             profile,
             allow_other: false,
@@ -58,7 +59,9 @@ impl Fixture {
     pub fn with(options: &MountOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = folder_store(dir.path());
-        Self::on_store(dir, store, Settings::for_budget(1 << 30), options)
+        let mut settings = Settings::for_budget(1 << 30);
+        settings.sync_interval = None;
+        Self::on_store(dir, store, settings, options)
     }
 
     /// A volume on this store; `dir` holds the rest.

@@ -142,6 +142,7 @@ impl Host {
         settings.settle_quiet = Duration::from_millis(8);
         settings.commit_interval = Duration::from_millis(50);
         settings.local_rules = Vec::new();
+        settings.sync_interval = None;
         // What is dropped is tested here, not who has to wait for room.
         (settings.high_watermark, settings.low_watermark) = (0.15, 0.05);
         settings.dirty_soft_bytes = 1 << 30;

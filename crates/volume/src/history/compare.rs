@@ -125,32 +125,44 @@ pub(super) fn difference(
         .map(|node| path_of(new, node))
         .transpose()?
         .flatten();
-    let what = match (alive_before, alive_after) {
+    Ok(became(
+        kind,
+        alive_before,
+        alive_after,
+        path_before,
+        path_after,
+    ))
+}
+
+/// What became of a node: as it was if it was alive, as it is if it is, and its paths.
+pub(crate) fn became(
+    kind: Kind,
+    before: Option<&Node>,
+    after: Option<&Node>,
+    path_before: Option<Vec<u8>>,
+    path_after: Option<Vec<u8>>,
+) -> Option<Difference> {
+    let what = match (before, after) {
         (None, _) => What::Added,
         (Some(_), None) => What::Removed,
-        (Some(before), Some(after)) => match changed(before, after, path_before != path_after) {
-            Some(what) => what,
-            None => return Ok(None),
-        },
+        (Some(before), Some(after)) => changed(before, after, path_before != path_after)?,
     };
     let from = path_before
         .clone()
         .filter(|_| path_after.is_some() && path_before != path_after);
-    let Some(path) = path_after.or(path_before) else {
-        // The root, whose name is nothing that changes.
-        return Ok(None);
-    };
-    Ok(Some(Difference {
+    // The root has none: its name is nothing that changes.
+    let path = path_after.or(path_before)?;
+    Some(Difference {
         what,
         kind,
         path,
         from,
-        size_before: alive_before.map(size),
-        size_after: alive_after.map(size),
-    }))
+        size_before: before.map(size),
+        size_after: after.map(size),
+    })
 }
 
-fn path_of(past: &mut Past<'_>, node: &Node) -> Result<Option<Vec<u8>>> {
+pub(crate) fn path_of(past: &mut Past<'_>, node: &Node) -> Result<Option<Vec<u8>>> {
     let place = node.names().map(|(_, link)| &link.place).min().cloned();
     place.map(|place| past.path(&place)).transpose()
 }

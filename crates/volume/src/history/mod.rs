@@ -16,7 +16,10 @@ mod when;
 
 pub use chain::Which;
 pub use compare::{Difference, What};
+pub(crate) use compare::{became, path_of};
+pub(crate) use past::Past;
 pub use path::Event;
+pub(crate) use path::shown;
 pub use restore::RestoreReport;
 pub(crate) use view::Views;
 pub use when::show_time;

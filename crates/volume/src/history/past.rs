@@ -14,7 +14,7 @@ use crate::{Result, Volume, VolumeError};
 const DEPTH_MAX: usize = 65_536;
 
 /// The tree of one commit. Reading it fetches its pages only.
-pub(super) struct Past<'a> {
+pub(crate) struct Past<'a> {
     volume: &'a Volume,
     nodes: Tree,
     names: Tree,
@@ -23,7 +23,7 @@ pub(super) struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    pub(super) fn new(volume: &'a Volume, commit: &Commit) -> Self {
+    pub(crate) fn new(volume: &'a Volume, commit: &Commit) -> Self {
         Self {
             volume,
             nodes: Tree {
@@ -38,26 +38,26 @@ impl<'a> Past<'a> {
         }
     }
 
-    pub(super) fn nodes(&self) -> &Tree {
+    pub(crate) fn nodes(&self) -> &Tree {
         &self.nodes
     }
 
     /// A node, alive or deleted; `None` if it was not made yet.
-    pub(super) fn node(&self, id: &NodeId) -> Result<Option<Node>> {
+    pub(crate) fn node(&self, id: &NodeId) -> Result<Option<Node>> {
         let mut pages = |id: &ChunkId| self.volume.tree_page(id);
         let value = self.nodes.get(&node_key(id), &mut pages)?;
         Ok(value.map(|bytes| decode_node(&bytes)).transpose()?)
     }
 
     /// What a name in a directory stands for.
-    pub(super) fn entry(&self, parent: &NodeId, name: &Name) -> Result<Option<NameEntry>> {
+    pub(crate) fn entry(&self, parent: &NodeId, name: &Name) -> Result<Option<NameEntry>> {
         let mut pages = |id: &ChunkId| self.volume.tree_page(id);
         let value = self.names.get(&name_key(parent, name), &mut pages)?;
         Ok(value.map(|bytes| decode_name_entry(&bytes)).transpose()?)
     }
 
     /// The names in a directory, in order.
-    pub(super) fn entries(&self, directory: &NodeId) -> Result<Vec<(Name, NameEntry)>> {
+    pub(crate) fn entries(&self, directory: &NodeId) -> Result<Vec<(Name, NameEntry)>> {
         let pages = |id: &ChunkId| self.volume.tree_page(id);
         let entries = self.names.scan_prefix(directory.as_bytes(), pages);
         entries
@@ -70,7 +70,7 @@ impl<'a> Past<'a> {
     }
 
     /// The node at a path from the root, as bytes with `/` between; `None` if there is none.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<Option<NodeId>> {
+    pub(crate) fn resolve(&self, path: &[u8]) -> Result<Option<NodeId>> {
         let mut at = NodeId::ROOT;
         let mut kind = Kind::Directory;
         for part in path.split(|&byte| byte == b'/').filter(|p| !p.is_empty()) {
@@ -89,7 +89,7 @@ impl<'a> Past<'a> {
     }
 
     /// The path of a place, from the root.
-    pub(super) fn path(&mut self, place: &Place) -> Result<Vec<u8>> {
+    pub(crate) fn path(&mut self, place: &Place) -> Result<Vec<u8>> {
         let mut path = self.directory(place.parent)?;
         if !path.is_empty() {
             path.push(b'/');
@@ -99,7 +99,7 @@ impl<'a> Past<'a> {
     }
 
     /// The path of a directory; of one that was deleted, where it was last.
-    fn directory(&mut self, id: NodeId) -> Result<Vec<u8>> {
+    pub(crate) fn directory(&mut self, id: NodeId) -> Result<Vec<u8>> {
         let mut above: Vec<(NodeId, Name)> = Vec::new();
         let mut at = id;
         let mut path = loop {

@@ -74,6 +74,6 @@ impl Volume {
 }
 
 /// A path as a user writes it.
-pub(super) fn shown(path: &[u8]) -> String {
+pub(crate) fn shown(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path))
 }

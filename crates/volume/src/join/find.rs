@@ -20,6 +20,13 @@ pub(crate) struct Seen {
     heads: Mutex<HashMap<ReplicaId, u64>>,
 }
 
+impl Seen {
+    /// Whether the newest commit that this replica had on the store is included here.
+    pub(crate) fn includes(&self, replica: &ReplicaId) -> bool {
+        self.heads.lock().contains_key(replica)
+    }
+}
+
 /// The newest commit of each other replica that is not included here, the latest first; and what
 /// could not be read, in words. The packs that hold them are known.
 ///
@@ -29,16 +36,16 @@ pub(crate) async fn unseen(volume: &Arc<Volume>) -> Result<(Vec<Found>, Vec<Stri
     let (fetcher, wait) = (volume.fetcher(), volume.settings.read_wait * 4);
     let own = volume.replica().id();
     let seen = &volume.seen;
-    // Heads first: what they name was indexed before.
     let mut heads: BTreeMap<_, _> = heads_of(fetcher).await?;
-    let mut warnings = learn_indexes(fetcher, &volume.db, &seen.indexes, wait).await?;
     heads.retain(|replica, heads| {
         let newest = heads.iter().map(|(n, _)| *n).max();
         *replica != own && newest > seen.heads.lock().get(replica).copied()
     });
     if heads.is_empty() {
-        return Ok((Vec::new(), warnings));
+        return Ok((Vec::new(), Vec::new()));
     }
+    // After the heads: what they name was indexed before.
+    let mut warnings = learn_indexes(fetcher, &volume.db, &seen.indexes, wait).await?;
     let reading = Arc::clone(volume);
     let included = blocking(move || {
         reading.db.read_snapshot(|connection| {

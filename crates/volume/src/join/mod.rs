@@ -6,6 +6,9 @@
 //! brings the tables from one tree to the other, in the transaction that makes the result the base
 //! of the next commit.
 //!
+//! `preview` says what that would do, without doing it; `conflicts` lists what stands side by side
+//! afterwards, and ends it.
+//!
 //! The task that makes commits does all of it, between two of them: so first all that was changed
 //! here is committed. If something changes before the join is applied, nothing is applied, and it
 //! begins anew.
@@ -15,12 +18,16 @@
 //! join that changes it waits.
 
 mod apply;
+mod conflicts;
 mod find;
 mod merge;
+mod preview;
 
 pub(crate) use apply::{Applied, Effects, apply};
+pub use conflicts::{Conflict, Keep, Resolved, Version};
 pub(crate) use find::{Seen, unseen};
 pub(crate) use merge::{NewBase, merge};
+pub use preview::Preview;
 
 use std::sync::Arc;
 

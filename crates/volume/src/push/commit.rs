@@ -21,21 +21,18 @@ use super::heads::{self, Compared, Pushed};
 use super::identity;
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
+use super::meet::Looks;
 use super::proof::{self, Accepted};
 use super::request::{CommitRequest, Request};
 use super::shared::Shared;
 use super::upload;
 use crate::db::Transaction;
-use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
-use crate::pull::{Found, forget_pages};
+use crate::pull::forget_pages;
 use crate::{Result, Volume, VolumeError};
 
 /// While writers wait for room, commits follow each other this closely.
 const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
-/// So often a join begins anew because something changed here, before it is left for later.
-const JOIN_TRIES: u32 = 8;
-const JOIN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Offers all changes to the next commit again that were held back.
 ///
@@ -66,6 +63,7 @@ pub(super) fn start(
         last_change: Duration::ZERO,
         last_seen: 0,
         last_commit: Duration::ZERO,
+        looks: Looks::new(volume.settings.sync_interval),
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -77,8 +75,8 @@ pub(super) fn start(
     ended
 }
 
-struct Committer {
-    shared: Arc<Shared>,
+pub(super) struct Committer {
+    pub(super) shared: Arc<Shared>,
     volume: Weak<Volume>,
     rules: CommitRules,
     first_change: Option<Duration>,
@@ -86,11 +84,13 @@ struct Committer {
     /// The number of the last change that was seen.
     last_seen: i64,
     last_commit: Duration,
+    /// When others are looked for.
+    pub(super) looks: Looks,
 }
 
 /// A commit that the store has.
 #[derive(Debug, Clone, Copy)]
-struct Made {
+pub(super) struct Made {
     n: u64,
     id: ChunkId,
     /// Whether changes are left for another one.
@@ -102,6 +102,7 @@ impl Committer {
         if !self.begin().await {
             return;
         }
+        let shared = Arc::clone(&self.shared);
         let tick =
             (self.rules.interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
         loop {
@@ -110,6 +111,10 @@ impl Committer {
                     Some(request) => Some(request),
                     None => return,
                 },
+                () = shared.others_changed.notified() => {
+                    self.looks.soon(shared.now());
+                    None
+                }
                 () = tokio::time::sleep(tick) => None,
             };
             let Some(volume) = self.volume.upgrade() else {
@@ -123,7 +128,10 @@ impl Committer {
                     let _ = reply.send(done);
                     Ok(())
                 }
-                None => self.commit_if_due(&volume).await,
+                None => match self.commit_if_due(&volume).await {
+                    Ok(()) => self.look_if_due(&volume).await,
+                    failed => failed,
+                },
             };
             match done {
                 Ok(()) => self.shared.warnings.clear("commit"),
@@ -221,7 +229,11 @@ impl Committer {
         own
     }
 
-    async fn commit_all(&mut self, volume: &Arc<Volume>, message: Option<String>) -> Result<Made> {
+    pub(super) async fn commit_all(
+        &mut self,
+        volume: &Arc<Volume>,
+        message: Option<String>,
+    ) -> Result<Made> {
         let reading = Arc::clone(volume);
         let most = self.rules.most_nodes;
         let (nodes, _) = blocking(move || count_uncommitted(&reading, most + 1)).await?;
@@ -230,6 +242,20 @@ impl Committer {
         }
         let must = message.is_some();
         self.commit(volume, message, must).await
+    }
+
+    /// Makes commits of what was changed here, if anything was.
+    pub(super) async fn commit_changes(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let reading = Arc::clone(volume);
+        let (nodes, _) = blocking(move || {
+            reading.flush_lives();
+            count_uncommitted(&reading, 1)
+        })
+        .await?;
+        if nodes > 0 {
+            self.commit_all(volume, None).await?;
+        }
+        Ok(())
     }
 
     /// Makes one commit and pushes it. If nothing differs and it is not a `must`, what was
@@ -277,7 +303,12 @@ impl Committer {
     }
 
     /// Sends a commit that is durable. False if this is a new replica now.
-    async fn send(&mut self, volume: &Arc<Volume>, draft: Draft, head: Vec<u8>) -> Result<bool> {
+    pub(super) async fn send(
+        &mut self,
+        volume: &Arc<Volume>,
+        draft: Draft,
+        head: Vec<u8>,
+    ) -> Result<bool> {
         let (n, id) = (draft.commit.n, draft.id);
         let accepted = match push(&self.shared, volume, n, draft.pages, head).await? {
             Pushed::Put(accepted) => accepted,
@@ -294,102 +325,6 @@ impl Committer {
             tracing::debug!(%error, "index objects are tidied up later");
         }
         Ok(true)
-    }
-
-    /// Includes what other replicas have on the store.
-    async fn sync(&mut self, volume: &Arc<Volume>, deletions: Deletions) -> Result<SyncReport> {
-        let mut report = SyncReport::default();
-        let mut tries = 0;
-        loop {
-            self.commit_all(volume, None).await?;
-            let (others, warnings) = join::unseen(volume).await?;
-            report.left = warnings;
-            let Some(other) = others.first() else {
-                return Ok(report);
-            };
-            let joined = self.join(volume, other, deletions, &mut report).await?;
-            let why = match joined {
-                Applied::Done(_) => continue,
-                Applied::Guarded(gone) => {
-                    report.left.push(format!(
-                        "commit {} of {} would delete {gone} files and directories here. If that \
-                         is meant, `larder sync --allow-deletions` does it",
-                        other.commit.n, other.commit.author
-                    ));
-                    return Ok(report);
-                }
-                Applied::Changed => "something is changed here all the time".to_owned(),
-                Applied::Busy(path) => format!(
-                    "{} is being changed here, and changed elsewhere",
-                    String::from_utf8_lossy(&path)
-                ),
-            };
-            tries += 1;
-            if tries == JOIN_TRIES {
-                report.left.push(format!(
-                    "{why}, so commit {} of {} is not joined yet",
-                    other.commit.n, other.commit.author
-                ));
-                return Ok(report);
-            }
-            if !self.shared.pause(JOIN_PAUSE).await {
-                return Err(VolumeError::Stopping);
-            }
-        }
-    }
-
-    async fn join(
-        &mut self,
-        volume: &Arc<Volume>,
-        other: &Found,
-        deletions: Deletions,
-        report: &mut SyncReport,
-    ) -> Result<Applied> {
-        let pages = join::missing_pages(volume, &other.commit).await?;
-        let (merging, other) = (Arc::clone(volume), other.clone());
-        let merged = blocking(move || {
-            let merge = |connection: &Connection| join::merge(&merging, connection, &other, pages);
-            merging.db.read_snapshot(merge)
-        })
-        .await?;
-        let Some(merged) = merged else {
-            return Ok(Applied::Changed);
-        };
-        let gone = merged.gone();
-        if !deletions.allow(gone, merged.files) {
-            return Ok(Applied::Guarded(gone));
-        }
-        let head = match &merged.base {
-            NewBase::Made(draft) => {
-                let (n, id) = (draft.commit.n, draft.id);
-                Some(seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?)
-            }
-            NewBase::Ours | NewBase::Theirs(_) => None,
-        };
-        let applying = Arc::clone(volume);
-        let (merged, head, applied, conflicts) = blocking(move || {
-            applying.flush_lives();
-            let applied = join::apply(&applying, &merged, head.as_deref())?;
-            let conflicts = match &applied {
-                Applied::Done(effects) => {
-                    applying.note_joined(effects);
-                    applying.paths_of(&merged.conflicts)?
-                }
-                _ => Vec::new(),
-            };
-            Ok((merged, head, applied, conflicts))
-        })
-        .await?;
-        if !matches!(applied, Applied::Done(_)) {
-            return Ok(applied);
-        }
-        report.commits += 1;
-        report.changed += merged.changes.len() as u64;
-        report.conflicts.extend(conflicts);
-        if let (NewBase::Made(draft), Some(head)) = (merged.base, head) {
-            self.send(volume, *draft, head).await?;
-        }
-        Ok(applied)
     }
 }
 

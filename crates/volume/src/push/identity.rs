@@ -199,6 +199,24 @@ impl Volume {
         Ok(())
     }
 
+    /// What these replicas did is included here now: nothing is to be told of them any more.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(super) fn forget_apart(&self, is_included: impl Fn(&ReplicaId) -> bool) -> Result<()> {
+        let known = self.db.meta(APART)?.unwrap_or_default();
+        let is_apart = |pair: &&[u8]| {
+            let replica = pair.get(..ReplicaId::LEN).and_then(ReplicaId::from_slice);
+            !replica.is_some_and(|replica| is_included(&replica))
+        };
+        let pairs = known.chunks_exact(ReplicaId::LEN + ChunkId::LEN);
+        let left: Vec<u8> = pairs.filter(is_apart).flatten().copied().collect();
+        match left.len() == known.len() {
+            true => Ok(()),
+            false => self.db.write(|tx| set_meta(tx, APART, &left)),
+        }
+    }
+
     /// What to tell of heads that were not made here, as long as they are not joined.
     pub(super) fn words_of_apart(&self) -> Option<String> {
         let known = self.db.meta(APART).ok().flatten().unwrap_or_default();
@@ -212,8 +230,8 @@ impl Volume {
         Some(format!(
             "this machine's state was an old copy (a restored backup, a cloned disk), so it \
              goes on as a new replica. What was changed elsewhere after the copy was made is \
-             not in this tree; it is safe on {store}. To get it, open it on another machine, or \
-             here with another LARDER_HOME, and copy from there: {}",
+             not in this tree yet; it is safe on {store}, and `larder sync` takes it in. To look \
+             at it by itself, open it with another LARDER_HOME: {}",
             commits
                 .map(|commit| format!("larder open {store} DIR --commit {commit}"))
                 .collect::<Vec<_>>()

@@ -11,6 +11,7 @@
 //!   that must hold: packs, tree packs, index, head.
 //!   If the store knows more of this replica than the database, it first becomes a new one
 //!   ([`identity`]).
+//!   Between two of them it takes in what other replicas stored ([`meet`]).
 //! - One task ([`proof`]) looks again at what a store took without syncing it.
 //!
 //! Memory is bounded: a pack has to find room in the [`outbox`] before it is opened, and a
@@ -29,6 +30,7 @@ mod identity;
 mod index;
 mod ingest;
 mod log;
+mod meet;
 mod outbox;
 mod priority;
 mod proof;
@@ -127,6 +129,11 @@ pub(crate) fn run(volume: &Arc<Volume>) {
 /// There are files to be stored that have been quiet long enough.
 pub(crate) fn look_for_files(volume: &Volume) {
     volume.push.shared.ring();
+}
+
+/// Another replica is said to have stored something.
+pub(crate) fn others_changed(volume: &Volume) {
+    volume.push.shared.others_changed.notify_one();
 }
 
 /// The store answered somebody: what pauses because it did not tries again now.

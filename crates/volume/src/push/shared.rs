@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use larder_plan::pace::{Meter, TokenBucket};
 use larder_store::Pace;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::health::{Health, Warnings};
 use super::outbox::Outbox;
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     pub(super) health: Health,
     pub(super) warnings: Warnings,
     pub(super) outbox: Outbox,
+    /// Rung when another replica is said to have stored something.
+    pub(super) others_changed: Notify,
     /// One permit for each upload at once; held until its pack is recorded.
     pub(super) turns: Arc<Semaphore>,
     uploads: usize,
@@ -76,6 +78,7 @@ impl Shared {
             warnings: Warnings::default(),
             // One is filled while the others are on their way.
             outbox: Outbox::new(uploads.max(2)),
+            others_changed: Notify::new(),
             turns: Arc::new(Semaphore::new(uploads)),
             uploads,
             bandwidth: Mutex::new(TokenBucket::new(settings.upload_limit, 0)),

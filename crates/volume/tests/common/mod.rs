@@ -136,6 +136,13 @@ impl Bench {
         self.runtime.block_on(volume.commit(None, &|_| {})).unwrap()
     }
 
+    /// Takes in what others stored; nothing may be left.
+    pub fn sync(&self, volume: &Arc<Volume>) {
+        let deletions = larder_volume::Deletions::Guarded;
+        let synced = self.runtime.block_on(volume.sync(deletions, &|_| {}));
+        assert_eq!(synced.unwrap().left, Vec::<String>::new());
+    }
+
     /// What the newest head on the store reaches, read by the formats alone. There must be
     /// one.
     pub fn stored(&self) -> Stored {
@@ -165,6 +172,7 @@ pub fn quick_settings() -> Settings {
     settings.commit_interval = Duration::from_millis(200);
     settings.read_wait = Duration::from_secs(5);
     settings.keep_free_bytes = 0;
+    settings.sync_interval = None;
     settings
 }
 

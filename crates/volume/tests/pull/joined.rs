@@ -1,7 +1,10 @@
 //! Two machines with one volume on one store: each goes on by itself, and both come to one tree.
 
-use larder_volume::history::Which;
-use larder_volume::{Access, Deletions, ROOT, RenameMode, VolumeError};
+use std::time::Duration;
+
+use larder_store::testing::Counts;
+use larder_volume::history::{What, Which};
+use larder_volume::{Access, Deletions, Keep, ROOT, RenameMode, Settings, VolumeError};
 
 use crate::support::{Replica, Shelf, bytes, settings, until};
 
@@ -276,6 +279,265 @@ async fn what_would_delete_much_waits_for_a_word() {
         .unwrap();
     assert_eq!((report.commits, report.left.len()), (1, 0));
     assert_eq!(tree(&second).await, tree(&first).await);
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Settings with which the store is asked all the time.
+fn curious() -> Settings {
+    Settings {
+        commit_interval: Duration::from_millis(100),
+        sync_interval: Some(Duration::from_millis(50)),
+        ..settings()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_stored_comes_by_itself() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let third = shelf.open("third", curious()).await;
+    first.write(ROOT, "of the first", b"1");
+    first.commit().await;
+    until(|| third.volume.resolve(b"of the first").is_ok()).await;
+    // Both change something: the one that looks makes one of it, and goes on.
+    second.write(ROOT, "of the second", b"2");
+    third.write(ROOT, "of the third", b"3");
+    second.commit().await;
+    until(|| third.volume.resolve(b"of the second").is_ok()).await;
+    first.sync().await;
+    second.sync().await;
+    assert_eq!(tree(&first).await, tree(&third).await);
+    // One that does not look is told.
+    first.write(ROOT, "later", b"4");
+    first.commit().await;
+    assert!(second.volume.resolve(b"later").is_err());
+    second.volume.others_changed();
+    until(|| second.volume.resolve(b"later").is_ok()).await;
+    for replica in [first, second, third] {
+        assert!(replica.volume.database_check().unwrap().is_empty());
+        replica.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_look_for_others_costs_a_listing_of_heads() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    second.sync().await;
+    first.sync().await;
+    let base = second.volume.moment(&Which::Latest).unwrap();
+    let before = shelf.counts();
+    for n in 1..=3 {
+        second.volume.others_changed();
+        until(|| shelf.counts().lists == before.lists + n).await;
+    }
+    let expected = Counts {
+        lists: before.lists + 3,
+        ..before
+    };
+    assert_eq!(shelf.counts(), expected);
+    assert_eq!(second.volume.moment(&Which::Latest).unwrap(), base);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_delete_much_does_not_come_by_itself() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let d = first.find("d");
+    for n in 0..50 {
+        first.write(d, &format!("file {n}"), b"x");
+    }
+    first.commit().await;
+    second.sync().await;
+    let third = shelf.open("third", curious()).await;
+    for n in 0..50 {
+        let name = format!("file {n}");
+        first.volume.unlink(d, name.as_bytes()).unwrap();
+    }
+    first.commit().await;
+    let warns = || {
+        let warnings = third.volume.push_status().warnings;
+        warnings
+            .iter()
+            .any(|words| words.contains("would delete 50"))
+    };
+    until(warns).await;
+    assert!(third.volume.resolve(b"d/file 7").is_ok());
+    // What another one did comes all the same, and the warning stays.
+    second.write(ROOT, "of the second", b"2");
+    second.commit().await;
+    until(|| third.volume.resolve(b"of the second").is_ok()).await;
+    assert!(third.volume.resolve(b"d/file 7").is_ok());
+    until(warns).await;
+    let report = third.volume.sync(Deletions::Allowed, &|_| {}).await;
+    assert_eq!(report.unwrap().left, Vec::<String>::new());
+    assert!(third.volume.resolve(b"d/file 7").is_err());
+    assert!(!warns());
+    for replica in [first, second, third] {
+        replica.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preview_says_what_a_sync_would_do_and_does_nothing() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    let d = first.find("d");
+    first.write(d, "a", b"as the first has it");
+    first.write(d, "new", b"1");
+    let rename = |replica: &Replica, from: &[u8], to: &[u8]| {
+        let renamed = replica
+            .volume
+            .rename(ROOT, from, ROOT, to, RenameMode::Replace);
+        renamed.unwrap();
+    };
+    rename(&first, b"d", b"e");
+    first.volume.unlink(ROOT, b"large").unwrap();
+    first.commit().await;
+    second.write(second.find("d"), "a", b"as the second has it");
+    second.commit().await;
+    second.write(ROOT, "not committed", b"2");
+    let (before, latest) = (tree(&second).await, second.volume.moment(&Which::Latest));
+    let objects = shelf.objects();
+    let preview = second.volume.preview().await.unwrap();
+    let coming: Vec<_> = preview
+        .coming
+        .iter()
+        .map(|one| (one.what, String::from_utf8_lossy(&one.path).into_owned()))
+        .collect();
+    let has = |what, path: &str| coming.iter().any(|one| *one == (what, path.to_owned()));
+    assert!(
+        has(What::Moved, "e") && has(What::Added, "e/new"),
+        "{coming:?}"
+    );
+    assert!(has(What::Removed, "large"), "{coming:?}");
+    assert_eq!(preview.conflicts.len(), 1);
+    assert!(preview.conflicts[0].starts_with(b"e/a (conflict, "));
+    assert_eq!(preview.going, [b"not committed".to_vec()]);
+    assert_eq!(tree(&second).await, before);
+    assert_eq!(
+        second.volume.moment(&Which::Latest).unwrap(),
+        latest.unwrap()
+    );
+    assert_eq!(shelf.objects(), objects);
+    // It told the truth.
+    second.sync().await;
+    let now = tree(&second).await;
+    let conflict = String::from_utf8(preview.conflicts[0].clone()).unwrap();
+    for path in ["/e", "/e/new", &format!("/{conflict}")] {
+        assert!(paths(&now).contains(&path), "{path}: {:?}", paths(&now));
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Two machines that have written `d/a`, `d/a.txt` and `d/b` differently.
+async fn in_conflict(shelf: &Shelf) -> (Replica, Replica) {
+    let (first, second) = two(shelf).await;
+    for name in ["a", "a.txt", "b"] {
+        first.write(first.find("d"), name, b"of the first");
+        second.write(second.find("d"), name, b"of the second");
+    }
+    first.commit().await;
+    second.commit().await;
+    meet(&first, &second).await;
+    (first, second)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_are_listed_everywhere_and_end_as_the_user_says() {
+    let shelf = Shelf::new();
+    let (first, second) = in_conflict(&shelf).await;
+    let conflicts = first.volume.conflicts().unwrap();
+    assert_eq!(conflicts, second.volume.conflicts().unwrap());
+    assert_eq!(second.volume.count_conflicts().unwrap(), 3);
+    let all: Vec<_> = conflicts.iter().map(|one| &one.path[..]).collect();
+    assert_eq!(all, [&b"d/a"[..], b"d/a.txt", b"d/b"]);
+    for conflict in &conflicts {
+        assert_eq!(conflict.versions.len(), 2);
+        assert_eq!(conflict.versions[0].path, conflict.path);
+        assert!(conflict.versions[0].mark.is_none() && conflict.versions[1].mark.is_some());
+    }
+    let content = |path: &[u8]| {
+        let ino = first.volume.resolve(path).unwrap();
+        let replica = &first;
+        async move { replica.read(ino).await.unwrap() }
+    };
+    let (a, text, b) = (&conflicts[0], &conflicts[1], &conflicts[2]);
+    let keep = |path: &[u8], keep| {
+        let (volume, path) = (std::sync::Arc::clone(&first.volume), path.to_vec());
+        async move { volume.resolve_conflict(&path, keep, &|_| {}).await }
+    };
+    // The one that has the name stays.
+    let kept = content(b"d/a").await;
+    let resolved = keep(b"d/a", Keep::One(0)).await.unwrap();
+    assert_eq!(resolved.removed, [a.versions[1].path.clone()]);
+    assert_eq!(content(b"d/a").await, kept);
+    // The other one takes the name; named by its own path.
+    let copy = &text.versions[1].path;
+    let kept = content(copy).await;
+    let resolved = keep(copy, Keep::One(1)).await.unwrap();
+    assert_eq!(resolved.removed, [b"d/a.txt".to_vec()]);
+    assert_eq!(content(b"d/a.txt").await, kept);
+    assert!(first.volume.resolve(copy).is_err());
+    // Both stay.
+    let kept = content(&b.versions[1].path).await;
+    let resolved = keep(b"d/b", Keep::All).await.unwrap();
+    assert_eq!(resolved.kept[0], b"d/b");
+    assert_eq!(content(&resolved.kept[1]).await, kept);
+    assert_eq!(first.volume.conflicts().unwrap(), []);
+    // It is over on the other machine too, and what went can be brought back.
+    meet(&first, &second).await;
+    assert_eq!(second.volume.count_conflicts().unwrap(), 0);
+    assert_eq!(tree(&first).await, tree(&second).await);
+    let gone = &a.versions[1].path;
+    let moment = second.volume.moment_of_deleted(gone).unwrap();
+    let restore = second
+        .volume
+        .restore(moment, gone.clone(), gone.clone(), &|_| {});
+    restore.await.unwrap();
+    assert_eq!(second.volume.count_conflicts().unwrap(), 1);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_resolved_stays_as_it_is() {
+    let shelf = Shelf::new();
+    let (first, second) = in_conflict(&shelf).await;
+    let resolve = |path: &[u8], keep| {
+        let (volume, path) = (std::sync::Arc::clone(&first.volume), path.to_vec());
+        async move {
+            let resolved = volume.resolve_conflict(&path, keep, &|_| {}).await;
+            resolved.unwrap_err().to_string()
+        }
+    };
+    let before = tree(&first).await;
+    assert!(
+        resolve(b"large", Keep::One(0))
+            .await
+            .contains("not in conflict")
+    );
+    assert!(resolve(b"d/a", Keep::One(2)).await.contains("2 versions"));
+    assert!(resolve(b"none/a", Keep::All).await.contains("no such file"));
+    // A program has it open to write.
+    let ino = first.find("d/a");
+    let access = Access {
+        write: true,
+        ..Access::default()
+    };
+    first.volume.open(ino, access).unwrap();
+    let words = resolve(b"d/a", Keep::One(1)).await;
+    assert!(
+        words.contains("d/a stays") && words.contains("open"),
+        "{words}"
+    );
+    first.volume.close(ino, access).unwrap();
+    assert_eq!(tree(&first).await, before);
+    assert_eq!(first.volume.count_conflicts().unwrap(), 3);
     first.stop().await;
     second.stop().await;
 }

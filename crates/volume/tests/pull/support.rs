@@ -135,6 +135,7 @@ pub fn settings() -> Settings {
         read_wait: Duration::from_secs(10),
         settle_quiet: Duration::from_millis(10),
         keep_free_bytes: 0,
+        sync_interval: None,
         ..Settings::for_budget(1 << 30)
     }
 }
