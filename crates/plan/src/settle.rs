@@ -83,6 +83,34 @@ impl SettleRules {
     }
 }
 
+/// Files that become dirty one after the other, as while a tree is copied in. Times are since any
+/// fixed instant, later than the first [`Burst::PAUSE`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Burst {
+    begun: Duration,
+    last: Duration,
+}
+
+impl Burst {
+    /// After so long without one more, the next begins another burst.
+    pub const PAUSE: Duration = Duration::from_secs(2);
+
+    /// One more file became dirty.
+    pub fn note(&mut self, now: Duration) {
+        if now > self.last.saturating_add(Self::PAUSE) {
+            self.begun = now;
+        }
+        self.last = now;
+    }
+
+    /// Whether storing waits for its end, so that whoever writes has the machine to himself. A long
+    /// one is not waited for: then storing goes beside it.
+    pub fn has_the_machine(&self, now: Duration, rules: &SettleRules) -> bool {
+        let is_going_on = now < self.last.saturating_add(rules.quiet);
+        is_going_on && now < self.begun.saturating_add(rules.quiet * 5)
+    }
+}
+
 /// When commits are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CommitRules {
@@ -192,6 +220,22 @@ mod tests {
         assert_eq!(rules.due(secs(699), &database), Due::In(secs(1)));
         database.last_write = secs(700);
         assert_eq!(rules.due(secs(700), &database), Due::Now);
+    }
+
+    #[test]
+    fn a_short_burst_is_waited_for_and_a_long_one_is_not() {
+        let rules = SettleRules::default();
+        let mut burst = Burst::default();
+        assert!(!burst.has_the_machine(secs(100), &rules));
+        for second in 100..120 {
+            burst.note(secs(second));
+            assert_eq!(burst.has_the_machine(secs(second), &rules), second < 110);
+        }
+        // It is over, and another one begins.
+        assert!(!burst.has_the_machine(secs(121), &rules));
+        burst.note(secs(122));
+        assert!(burst.has_the_machine(secs(123), &rules));
+        assert!(!burst.has_the_machine(secs(124), &rules));
     }
 
     fn waiting(nodes: u64, storing: bool) -> Uncommitted {

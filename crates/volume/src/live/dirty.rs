@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use larder_plan::settle::{Due, SettleRules};
+use larder_plan::settle::{Burst, Due, SettleRules};
 
 use super::table::Lives;
 use crate::{Ino, Volume};
@@ -25,6 +25,7 @@ pub(super) struct DirtyFiles {
     pub(super) by_ino: HashMap<Ino, DirtyFile>,
     /// By lane.
     by_change: [BTreeSet<(u64, Ino)>; 2],
+    burst: Burst,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +130,9 @@ impl Lives {
             before.changed_ms == now && before.bytes == bytes && before.writers == writers
         }) {
             return;
+        }
+        if before.is_none() {
+            dirty.burst.note(Duration::from_millis(now));
         }
         let file = DirtyFile {
             bytes,
@@ -267,6 +271,12 @@ impl Volume {
             .take(max)
             .map(|&(_, ino)| ino)
             .collect()
+    }
+
+    /// Whether programs make files one after the other, and storing waits for the end of it.
+    pub(crate) fn is_in_burst(&self, rules: &SettleRules) -> bool {
+        let now = Duration::from_millis(self.live.now_ms());
+        self.live.dirty.lock().burst.has_the_machine(now, rules)
     }
 
     /// Sets the first `most` of these files aside that are still to be stored now, and

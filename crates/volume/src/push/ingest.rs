@@ -221,6 +221,9 @@ impl Ingest {
             return self.tick;
         }
         let urgent = shared.is_urgent();
+        if !urgent && volume.is_in_burst(&self.rules) {
+            return self.tick;
+        }
         let rules = if urgent { AT_ONCE } else { self.rules };
         let now = shared.now();
         let attempts = &volume.push.attempts;
