@@ -32,6 +32,8 @@ pub(crate) struct Effects {
     pub(crate) moved: Vec<(Ino, Kind)>,
     /// Nodes without a name.
     pub(crate) orphans: Vec<Ino>,
+    /// Files whose content is not here.
+    pub(crate) arrived: Vec<Ino>,
 }
 
 /// Whether a join was applied.
@@ -240,6 +242,9 @@ impl Applying<'_, '_> {
                 .execute((attr.ino as i64, pin))?;
         }
         self.note_link_count(attr.ino, attr.kind);
+        if attr.kind == Kind::File {
+            self.effects.arrived.push(attr.ino);
+        }
         Ok(attr.ino)
     }
 

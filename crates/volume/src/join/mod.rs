@@ -87,6 +87,7 @@ impl Volume {
             self.note_unnamed(ino);
         }
         self.note_moved(&effects.moved);
+        self.note_arrived(&effects.arrived);
         for (parent, name) in &effects.entries {
             self.notify.tell(|face| face.entry_changed(*parent, name));
         }

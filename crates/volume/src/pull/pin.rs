@@ -1,15 +1,18 @@
 //! What is pinned stays here.
 //!
 //! A pin holds for a node and all that is, or will be, below it. Nothing pinned is ever
-//! dropped; what of it is away is brought in the background, now and after each start.
+//! dropped; what of it is away is brought in the background, now, after each start, and when a
+//! join brought it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
 use super::work;
+use crate::live::is_pinned;
 use crate::{Ino, Result, Volume, VolumeError};
 
 /// After a look that left something away, the next one is sooner.
@@ -20,6 +23,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub(crate) struct Pins {
     look: Arc<Notify>,
+    wanted: Arc<Mutex<Wanted>>,
+}
+
+/// What is to be looked at.
+#[derive(Debug)]
+enum Wanted {
+    /// All that is pinned.
+    All,
+    /// Files that a join brought, as far as they are pinned.
+    Arrived(Vec<Ino>),
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self::Arrived(Vec::new())
+    }
 }
 
 impl Volume {
@@ -30,8 +49,20 @@ impl Volume {
     /// If the database fails.
     pub fn pin(&self, paths: &[Ino]) -> Result<()> {
         self.set_pins(paths, true)?;
+        *self.pull.pins.wanted.lock() = Wanted::All;
         self.pull.pins.look.notify_one();
         Ok(())
+    }
+
+    /// Files came from elsewhere, without their content: that of pinned ones is brought.
+    pub(crate) fn note_arrived(&self, files: &[Ino]) {
+        if files.is_empty() {
+            return;
+        }
+        if let Wanted::Arrived(arrived) = &mut *self.pull.pins.wanted.lock() {
+            arrived.extend(files);
+        }
+        self.pull.pins.look.notify_one();
     }
 
     /// Lets these files and directories go again when the budget is full.
@@ -55,13 +86,19 @@ impl Volume {
     }
 }
 
-/// Brings what is pinned and away, whenever something was pinned and now and then.
+/// Brings what is pinned and away, whenever something was pinned or arrived, and now and then.
 pub(crate) fn run(volume: &Arc<Volume>) {
     let weak = Arc::downgrade(volume);
-    let look = Arc::clone(&volume.pull.pins.look);
+    let Pins { look, wanted } = &volume.pull.pins;
+    let (look, wanted) = (Arc::clone(look), Arc::clone(wanted));
     volume.pull.spawn(&volume.runtime, async move {
+        let mut looking = Wanted::All;
         loop {
-            let Some(pinned) = work(&weak, |volume| volume.db.read(pinned)).await else {
+            let find = move |volume: &Arc<Volume>| match looking {
+                Wanted::All => volume.db.read(pinned),
+                Wanted::Arrived(arrived) => volume.db.read_snapshot(|c| pinned_of(c, &arrived)),
+            };
+            let Some(pinned) = work(&weak, find).await else {
                 return;
             };
             let Some(complete) = bring_pinned(&weak, pinned).await else {
@@ -72,8 +109,10 @@ pub(crate) fn run(volume: &Arc<Volume>) {
             } else {
                 RETRY_INTERVAL
             };
-            // That nothing woke it is as good as that something did.
-            let _ = tokio::time::timeout(pause, look.notified()).await;
+            looking = match tokio::time::timeout(pause, look.notified()).await {
+                Ok(()) => std::mem::take(&mut *wanted.lock()),
+                Err(_) => Wanted::All,
+            };
         }
     });
 }
@@ -98,6 +137,17 @@ async fn bring_pinned(volume: &Weak<Volume>, pinned: Result<Vec<Ino>>) -> Option
             false
         }
     })
+}
+
+/// Those of these files that are pinned, by themselves or by a directory above.
+fn pinned_of(connection: &Connection, files: &[Ino]) -> Result<Vec<Ino>> {
+    let mut pinned = Vec::new();
+    for &ino in files {
+        if is_pinned(connection, ino)? {
+            pinned.push(ino);
+        }
+    }
+    Ok(pinned)
 }
 
 /// The files and directories that were pinned by hand.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use larder_store::testing::Counts;
 use larder_volume::history::{What, Which};
-use larder_volume::{Access, Deletions, Keep, ROOT, RenameMode, Settings, VolumeError};
+use larder_volume::{Access, Deletions, Keep, Presence, ROOT, RenameMode, Settings, VolumeError};
 
 use crate::support::{Replica, Shelf, bytes, settings, until};
 
@@ -538,6 +538,28 @@ async fn what_cannot_be_resolved_stays_as_it_is() {
     first.volume.close(ino, access).unwrap();
     assert_eq!(tree(&first).await, before);
     assert_eq!(first.volume.count_conflicts().unwrap(), 3);
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_into_a_pinned_directory_comes_with_its_content() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    second.volume.pin(&[second.find("d")]).unwrap();
+    let is_here = |path: &str| {
+        let ino = second.volume.resolve(path.as_bytes());
+        ino.is_ok_and(|ino| second.volume.entry(ino).unwrap().presence == Presence::Here)
+    };
+    until(|| is_here("d/a")).await;
+    let below = first.mkdir(first.find("d"), "below");
+    first.write(below, "new", &bytes(2, 300_000));
+    first.write(first.find("d"), "a", b"changed");
+    first.write(ROOT, "elsewhere", &bytes(3, 300_000));
+    first.commit().await;
+    second.sync().await;
+    until(|| is_here("d/below/new") && is_here("d/a")).await;
+    assert!(!is_here("elsewhere"));
     first.stop().await;
     second.stop().await;
 }
