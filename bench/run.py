@@ -13,6 +13,7 @@ import report  # noqa: E402
 import rows_cold  # noqa: E402
 import rows_large  # noqa: E402
 import rows_local  # noqa: E402
+import rows_meet  # noqa: E402
 import rows_push  # noqa: E402
 import servers  # noqa: E402
 from datasets import Datasets  # noqa: E402
@@ -20,8 +21,8 @@ from measure import say  # noqa: E402
 from subjects import Larder  # noqa: E402
 from workplace import HERE, Missing, Workplace, found  # noqa: E402
 
-TABLES = {"local": rows_local, "push": rows_push, "cold": rows_cold, "large": rows_large}
-PEERS = ("sshfs", "s3fs", "juicefs", "rclone", "restic", "rustic", "rsync", "borg", "casync")
+TABLES = {"local": rows_local, "push": rows_push, "cold": rows_cold, "large": rows_large, "meet": rows_meet}
+PEERS = ("sshfs", "s3fs", "juicefs", "rclone", "restic", "rustic", "rsync", "borg", "casync", "syncthing")
 MEMORY_AIM_BYTES = 120_000_000
 
 

@@ -4,10 +4,12 @@ A subject that shows a tree has `path`, where it is mounted, and `cold()`, which
 all that it can forget: its own memory and caches, not its connection.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 from workplace import check, detach, end, found, free_port, peak_memory
@@ -32,7 +34,9 @@ class Larder:
 
     peaks = {}
 
-    def __init__(self, stage, binary, name, address, options=(), profile=None, environment=None):
+    def __init__(
+        self, stage, binary, name, address, options=(), profile=None, environment=None, ticket=None
+    ):
         self.stage, self.binary, self.name, self.profile = stage, binary, name, profile
         self.home = stage.dir(f"{name}-home")
         self.path = stage.dir(f"{name}-mount")
@@ -45,7 +49,13 @@ class Larder:
             "LARDER_HOME": str(self.home),
             "LARDER_PASSPHRASE_FILE": str(secret),
         }
-        self.run("init", self.path, "--store", address, "--budget", "60G", *options)
+        if ticket is None:
+            self.run("init", self.path, "--store", address, "--budget", "60G", *options)
+        else:
+            # Another machine of the volume that `ticket` is.
+            text = ticket.run("--volume", ticket.path, "invite").split()
+            text = next(word for word in text if word.startswith("larder-"))
+            self.run("join", text, self.path, "--budget", "60G", *options)
         self.mount()
 
     def run(self, *arguments):
@@ -92,6 +102,64 @@ class Larder:
         """A new daemon."""
         self.unmount()
         self.mount()
+
+
+class Syncthing:
+    """Syncthing with its defaults, but that it looks for nobody outside, and does not wait for quiet."""
+
+    name = "syncthing"
+
+    def __init__(self, stage, name):
+        self.path = stage.dir(f"syncthing-{name}")
+        self.home = stage.dir(f"syncthing-{name}-home")
+        program = found("syncthing")
+        check([program, "generate", "--no-default-folder", "--skip-port-probing", f"--home={self.home}"])
+        self.id = check([program, f"--home={self.home}", "--device-id"]).strip()
+        self.port, gui = free_port(), free_port()
+        self.key, self.gui = "bench", f"http://127.0.0.1:{gui}"
+        self.child = stage.start(
+            [program, "serve", "--no-browser", "--no-upgrade", "--no-restart", f"--home={self.home}"]
+            + [f"--gui-address=127.0.0.1:{gui}", f"--gui-apikey={self.key}"],
+            f"syncthing-{name}",
+        )
+        wait_for(lambda: self.ask("GET", "system/ping") is not None, self.child)
+        options = self.ask("GET", "config/options")
+        options.update(
+            listenAddresses=[f"tcp://127.0.0.1:{self.port}"],
+            globalAnnounceEnabled=False,
+            localAnnounceEnabled=False,
+            relaysEnabled=False,
+            natEnabled=False,
+            crashReportingEnabled=False,
+            urAccepted=-1,
+        )
+        self.ask("PUT", "config/options", options)
+
+    def meet(self, other):
+        """Shares the directory with another."""
+        device = {"deviceID": other.id, "addresses": [f"tcp://127.0.0.1:{other.port}"]}
+        self.ask("PUT", f"config/devices/{other.id}", device)
+        devices = [{"deviceID": self.id}, {"deviceID": other.id}]
+        folder = {"id": "bench", "path": str(self.path), "devices": devices, "fsWatcherDelayS": 1}
+        self.ask("PUT", "config/folders/bench", folder)
+
+    def scan(self):
+        """Has it look at the directory now."""
+        self.ask("POST", "db/scan?folder=bench")
+
+    def ask(self, method, path, body=None):
+        """A request of its interface; None if it does not answer."""
+        request = urllib.request.Request(
+            f"{self.gui}/rest/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"X-API-Key": self.key, "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                return json.loads(answer.read() or b"{}")
+        except (OSError, ValueError):
+            return None
 
 
 class Mounted:
