@@ -66,6 +66,7 @@ pub(super) fn start(
         last_change: Duration::ZERO,
         last_seen: 0,
         last_commit: Duration::ZERO,
+        is_cut: false,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -86,6 +87,8 @@ struct Committer {
     /// The number of the last change that was seen.
     last_seen: i64,
     last_commit: Duration,
+    /// Whether the last commit was not acknowledged: an error came in between.
+    is_cut: bool,
 }
 
 /// A commit that the store has.
@@ -119,9 +122,13 @@ impl Committer {
                 Some(Request::Commit(request)) => self.answer(&volume, request).await,
                 Some(Request::Sync(deletions, reply)) => {
                     let done = self.sync(&volume, deletions).await;
+                    let is_over = matches!(done, Err(VolumeError::Stopping));
                     // Whoever asked may be gone.
                     let _ = reply.send(done);
-                    Ok(())
+                    match is_over {
+                        true => Err(VolumeError::Stopping),
+                        false => Ok(()),
+                    }
                 }
                 None => self.commit_if_due(&volume).await,
             };
@@ -241,6 +248,11 @@ impl Committer {
         must: bool,
     ) -> Result<Made> {
         self.first_change = None;
+        if self.is_cut {
+            // The next one builds on its pages, and they may not be stored yet.
+            resume(&self.shared, volume).await?;
+            self.is_cut = false;
+        }
         loop {
             if let Some(made) = self.try_commit(volume, message.clone(), must).await? {
                 return Ok(made);
@@ -279,15 +291,18 @@ impl Committer {
     /// Sends a commit that is durable. False if this is a new replica now.
     async fn send(&mut self, volume: &Arc<Volume>, draft: Draft, head: Vec<u8>) -> Result<bool> {
         let (n, id) = (draft.commit.n, draft.id);
+        self.is_cut = true;
         let accepted = match push(&self.shared, volume, n, draft.pages, head).await? {
             Pushed::Put(accepted) => accepted,
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
+                self.is_cut = false;
                 return Ok(false);
             }
         };
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
+        self.is_cut = false;
         tracing::debug!(n, %id, "a commit is stored");
         heads::drop_old(volume, &volume.store).await;
         if let Err(error) = index::tidy(volume, n).await {
@@ -571,7 +586,8 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
     })
 }
 
-/// The head of commit `n` is acknowledged: what it took is stored.
+/// The head of commit `n` is acknowledged: what it took is stored, and so are those before it, which
+/// it includes. One of them may not have been acknowledged when the last run ended.
 fn note_acknowledged(
     volume: &Volume,
     n: u64,
@@ -582,7 +598,7 @@ fn note_acknowledged(
         if let Some(accepted) = accepted {
             accepted.note(tx)?;
         }
-        tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n = ?1")?
+        tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n <= ?1 AND acked = 0")?
             .execute([n as i64])?;
         forget_changes(volume, tx, taken)
     })

@@ -219,6 +219,32 @@ async fn what_stays_of_a_merged_directory_takes_nothings_name() {
     second.stop().await;
 }
 
+/// An end in the midst of two commits: the later one includes the other, and once it is there no
+/// commit is missing that a join would wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_the_last_run_left_do_not_keep_joins_away() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    for n in 0..3 {
+        second.write(ROOT, "mine", &[n]);
+        second.commit().await;
+    }
+    let state = second.stop().await;
+    let database = rusqlite::Connection::open(state.join("volume.db")).unwrap();
+    let unnoted = database.execute(
+        "UPDATE commits SET acked = 0 WHERE n > (SELECT max(n) FROM commits) - 2",
+        [],
+    );
+    assert_eq!(unnoted.unwrap(), 2);
+    drop(database);
+    let second = shelf.start(state, settings());
+    first.write(ROOT, "other", b"of the first");
+    first.commit().await;
+    assert_eq!(second.sync().await.commits, 1);
+    first.stop().await;
+    second.stop().await;
+}
+
 /// A commit that changed nothing, and stood beside another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_has_all_commits_of_both() {
