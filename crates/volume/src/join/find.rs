@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use larder_model::ReplicaId;
+use larder_model::{Clock, ReplicaId};
 use larder_store::Key;
 use parking_lot::Mutex;
 
@@ -18,6 +18,21 @@ pub(crate) struct Seen {
     indexes: Mutex<HashSet<Key>>,
     /// Of each other replica the number of the newest head, and whether it was included here.
     heads: Mutex<HashMap<ReplicaId, u64>>,
+}
+
+/// What the tree here includes.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn included(volume: &Volume) -> Result<Clock> {
+    volume.db.read_snapshot(|connection| {
+        let base = base_commit(volume, connection)?;
+        let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
+        for (_, commit) in beside(connection)? {
+            clock.join(&commit.clock);
+        }
+        Ok(clock)
+    })
 }
 
 /// The newest commit of each other replica that is not included here, the latest first; and what
@@ -40,17 +55,7 @@ pub(crate) async fn unseen(volume: &Arc<Volume>) -> Result<(Vec<Found>, Vec<Stri
         return Ok((Vec::new(), warnings));
     }
     let reading = Arc::clone(volume);
-    let included = blocking(move || {
-        reading.db.read_snapshot(|connection| {
-            let base = base_commit(&reading, connection)?;
-            let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
-            for (_, commit) in beside(connection)? {
-                clock.join(&commit.clock);
-            }
-            Ok(clock)
-        })
-    })
-    .await?;
+    let included = blocking(move || included(&reading)).await?;
     let mut unseen = Vec::new();
     for (replica, mut heads) in heads {
         heads.sort_unstable_by_key(|(n, _)| std::cmp::Reverse(*n));

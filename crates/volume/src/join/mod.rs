@@ -25,7 +25,7 @@ pub(crate) use merge::{NewBase, merge};
 use std::sync::Arc;
 
 use larder_format::Commit;
-use larder_model::NodeId;
+use larder_model::{Clock, NodeId};
 
 use crate::push::Fetched;
 use crate::{Result, Volume};
@@ -74,6 +74,17 @@ pub(crate) async fn missing_pages(volume: &Arc<Volume>, commit: &Commit) -> Resu
 }
 
 impl Volume {
+    /// Another replica has stored something: it is worth looking.
+    pub fn others_changed(&self) {}
+
+    /// The commits that the tree here includes.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn included(&self) -> Result<Clock> {
+        find::included(self)
+    }
+
     /// Tells the kernel and the policies what a join changed.
     pub(crate) fn note_joined(&self, effects: &Effects) {
         for &ino in &effects.orphans {
