@@ -12,6 +12,7 @@
 //! What comes was checked against its hash: a [`Verified`] cannot be made otherwise.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -36,6 +37,9 @@ pub trait Nearby: std::fmt::Debug + Send + Sync {
     /// more will come; whoever drops it before was kept waiting for too long.
     async fn bring(&self, pieces: &[Piece], came: &(dyn Fn(usize, Verified) + Send + Sync));
 }
+
+/// What others are likely to be asked for at once.
+const REQUEST_BYTES: u64 = 1 << 20;
 
 /// Who is asked, if anyone is.
 #[derive(Debug, Default)]
@@ -175,18 +179,21 @@ impl Others {
 
     /// Whether others are asked before the store for so many bytes, and how long they have.
     pub(super) fn first(&self, source: &Source, bytes: u64) -> First {
+        // Of one request; of more, the patience is with each.
+        let bytes = bytes.min(REQUEST_BYTES);
         match self.get() {
             None => First::Store,
             Some(nearby) => larder_plan::nearby::first(nearby.expect(bytes), source.expect(bytes)),
         }
     }
 
-    /// Asks others for what is fetched, and lands what comes. Answers the rest, by `until` at the
-    /// latest.
+    /// Asks others for what is fetched, and lands what comes. Answers the rest: once nothing came
+    /// for `patience`, and by the deadline at the latest.
     pub(super) async fn bring<T: Send>(
         &self,
         fetched: Vec<(T, Departure)>,
-        until: Instant,
+        patience: Option<Duration>,
+        deadline: Instant,
     ) -> Vec<(T, Departure)> {
         let Some(nearby) = self.get() else {
             return fetched;
@@ -204,6 +211,7 @@ impl Others {
         if pieces.is_empty() {
             return rest;
         }
+        let arrivals = AtomicUsize::new(0);
         let came = |at: usize, chunk: Verified| {
             let Some(waiting) = asked.get(at) else { return };
             let mut waiting = waiting.lock();
@@ -213,10 +221,23 @@ impl Others {
                 && let Some((_, departure)) = waiting.take()
             {
                 departure.land(Ok(Arc::new(chunk)));
+                arrivals.fetch_add(1, Ordering::Relaxed);
             }
         };
-        // Who was too slow is not waited for any longer; the store is asked instead.
-        let _ = tokio::time::timeout_at(until.into(), nearby.bring(&pieces, &came)).await;
+        let mut bringing = nearby.bring(&pieces, &came);
+        let mut seen = 0;
+        loop {
+            let until = patience.map_or(deadline, |patience| Instant::now() + patience);
+            let until = until.min(deadline);
+            let brought = tokio::time::timeout_at(until.into(), &mut bringing).await;
+            let arrived = arrivals.load(Ordering::Relaxed);
+            // Who is too slow is not waited for any longer; the store is asked instead.
+            if brought.is_ok() || arrived == seen || Instant::now() >= deadline {
+                break;
+            }
+            seen = arrived;
+        }
+        drop(bringing);
         rest.extend(asked.into_iter().filter_map(Mutex::into_inner));
         rest
     }

@@ -121,8 +121,7 @@ impl Fetcher {
             First::Store => return placed,
             First::Nearby(patience) => patience,
         };
-        let until = patience.map_or(deadline, |patience| deadline.min(Instant::now() + patience));
-        self.others.bring(placed, until).await
+        self.others.bring(placed, patience, deadline).await
     }
 
     /// The store should have given these chunks by now: others nearby may have them.
@@ -131,8 +130,8 @@ impl Fetcher {
         pieces: Vec<(T, Departure)>,
         deadline: Instant,
     ) -> Vec<(T, Departure)> {
-        let until = deadline.min(Instant::now() + larder_plan::nearby::LONGEST_PATIENCE);
-        self.others.bring(pieces, until).await
+        let patience = Some(larder_plan::nearby::LONGEST_PATIENCE);
+        self.others.bring(pieces, patience, deadline).await
     }
 
     /// The store cannot give these chunks: others nearby may have them.
@@ -142,7 +141,7 @@ impl Fetcher {
         failure: Failure,
         deadline: Instant,
     ) {
-        for (_, departure) in self.others.bring(pieces, deadline).await {
+        for (_, departure) in self.others.bring(pieces, None, deadline).await {
             departure.land(Err(failure.clone()));
         }
     }

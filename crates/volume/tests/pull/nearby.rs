@@ -132,6 +132,18 @@ async fn what_others_do_not_give_comes_from_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_pages_that_a_join_needs_come_from_others_too() {
+    let two = Two::new(settings(), NEAR, Do::Give).await;
+    two.first.write(larder_volume::ROOT, "new", b"later");
+    two.first.commit().await;
+    two.second.sync().await;
+    assert!(two.given() > 0);
+    let read = two.second.read(two.second.find("new")).await;
+    assert_eq!(read.unwrap(), b"later");
+    two.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_is_farther_than_the_store_is_not_asked() {
     let two = Two::new(settings(), FAR, Do::Give).await;
     assert!(two.read().await);
