@@ -26,6 +26,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::operations as op;
 use crate::past;
+use crate::peers;
 use crate::wire::{Event, Operation, PROTOCOL, PROTOCOL_HEADER, VERSION};
 
 /// Progress is sent at most so often.
@@ -56,6 +57,8 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<op::Adopt>(routes);
     let routes = route::<op::Commit>(routes);
     let routes = route::<op::Sync>(routes);
+    let routes = route::<peers::ListPeers>(routes);
+    let routes = route::<peers::Invite>(routes);
     let routes = route::<past::Log>(routes);
     let routes = route::<past::LogOf>(routes);
     let routes = route::<past::Show>(routes);

@@ -19,13 +19,13 @@ use larder_volume::Volume;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
 
-use crate::{SERVING, Shared};
 use crate::book::{self, Known};
 use crate::endpoint::STREAMS;
 use crate::error::{PeerError, Refusal, Result};
 use crate::frame::{receive, send};
 use crate::handshake::Met;
 use crate::serve;
+use crate::{SERVING, Shared};
 
 /// So long somebody who is here may take to say so.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(1);

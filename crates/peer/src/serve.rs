@@ -54,7 +54,11 @@ async fn answer(
 /// Sends one piece: its length and its bytes, or 0 if it is not here.
 async fn give(shared: &Shared, live: &Live, out: &mut SendStream, piece: Piece) -> Result<()> {
     // The semaphores are never closed.
-    let _own = live.served.acquire().await.map_err(|_| PeerError::Stopping)?;
+    let _own = live
+        .served
+        .acquire()
+        .await
+        .map_err(|_| PeerError::Stopping)?;
     let turn = shared
         .serving
         .acquire()
