@@ -7,6 +7,7 @@ mod doctor;
 mod ls;
 mod mount;
 pub mod past;
+mod peers;
 mod pin;
 mod setup;
 mod shell;
@@ -45,6 +46,9 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Unpin(args) => pin::run(machine()?, args, false),
         Command::Commit(args) => commit::commit(machine()?, args),
         Command::Sync(args) => commit::sync(machine()?, args),
+        Command::Invite(args) => peers::invite(machine()?, args),
+        Command::Join(args) => peers::join(args),
+        Command::Peers(args) => peers::list(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "init",
     "open",
     "mount",
@@ -19,6 +19,9 @@ const COMMANDS: [&str; 25] = [
     "unpin",
     "commit",
     "sync",
+    "invite",
+    "join",
+    "peers",
     "log",
     "show",
     "diff",
