@@ -31,6 +31,8 @@ fn every_derivation_context_is_documented() {
         crate::chunking::SEED_CONTEXT,
         tree::BOUNDARY_CONTEXT,
         head::SIGNATURE_CONTEXT,
+        crate::peer::MEMBER_CONTEXT,
+        crate::peer::INVITED_CONTEXT,
     ] {
         hold(context);
     }

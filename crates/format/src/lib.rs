@@ -26,12 +26,14 @@ mod node;
 pub mod object;
 mod pack;
 mod pages;
+pub mod peer;
 mod rechunk;
 mod recovery;
 mod seal;
 mod slot;
 #[cfg(test)]
 mod testing;
+mod ticket;
 pub mod tree;
 mod verified;
 mod wire;
@@ -63,4 +65,5 @@ pub use slot::{
     ArgonParams, Credential, Slot, SlotError, SlotKind, open_slot, seal_passphrase_slot,
     seal_recovery_slot, slot_kind,
 };
+pub use ticket::Ticket;
 pub use verified::Verified;

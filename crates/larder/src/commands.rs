@@ -8,6 +8,7 @@ mod ls;
 mod mount;
 mod others;
 pub mod past;
+mod peers;
 mod pin;
 mod setup;
 mod shell;
@@ -48,6 +49,9 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Sync(args) => others::sync(machine()?, args),
         Command::Conflicts(args) => others::conflicts(machine()?, args),
         Command::Resolve(args) => others::resolve(machine()?, args),
+        Command::Invite(args) => peers::invite(machine()?, args),
+        Command::Join(args) => peers::join(args),
+        Command::Peers(args) => peers::list(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

@@ -11,6 +11,7 @@ mod by_hand;
 mod fetch;
 mod joined;
 mod meetings;
+mod nearby;
 mod other_objects;
 mod scan;
 mod support;
