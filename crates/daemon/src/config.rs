@@ -381,7 +381,7 @@ const LIMITS_TEXT: &str = r#"
 #settle-open = "60s"        # a file that stays open is stored so long after a change
 #commit-interval = "10s"
 #commit-nodes = 10000
-#sync-interval = "1m"       # so often others are looked for on the store; "0": only by hand
+#sync-interval = "1m"       # so often others are looked for on the store; "0": by hand, or when a peer says so
 
 # Other machines of the volume, met directly. `larder invite` and `larder join` are all it needs.
 ##[peers]

@@ -60,7 +60,21 @@ pub struct DirtyFile {
 /// Above this size a file is left alone for longer.
 const SMALL_BYTES: u64 = 1 << 20;
 
+/// So long a small file is left alone, at most, while another machine watches.
+const QUIET_WHEN_WATCHED: Duration = Duration::from_millis(100);
+/// So long a change waits for others to join it while another machine watches.
+const IDLE_WHEN_WATCHED: Duration = Duration::from_millis(50);
+
 impl SettleRules {
+    /// The rules while another machine is here that waits for what is done.
+    #[must_use]
+    pub fn when_watched(self) -> Self {
+        Self {
+            quiet: self.quiet.min(QUIET_WHEN_WATCHED),
+            ..self
+        }
+    }
+
     /// How long a file of `size` bytes must have been quiet.
     pub fn quiet_for(&self, size: u64) -> Duration {
         let doublings = (size / SMALL_BYTES)
@@ -146,6 +160,15 @@ pub struct Uncommitted {
 }
 
 impl CommitRules {
+    /// The rules while another machine is here that waits for what is done.
+    #[must_use]
+    pub fn when_watched(self) -> Self {
+        Self {
+            idle: self.idle.min(IDLE_WHEN_WATCHED),
+            ..self
+        }
+    }
+
     /// Whether a commit is made now.
     pub fn due(&self, now: Duration, waiting: &Uncommitted) -> Due {
         if waiting.nodes == 0 {
@@ -198,6 +221,19 @@ mod tests {
         let rules = SettleRules::default();
         assert_eq!(rules.due(secs(101), &file(10, false)), Due::In(secs(1)));
         assert_eq!(rules.due(secs(102), &file(10, false)), Due::Now);
+    }
+
+    #[test]
+    fn while_another_machine_watches_little_is_waited_for() {
+        let rules = SettleRules::default().when_watched();
+        assert_eq!(rules.due(secs(101), &file(10, false)), Due::Now);
+        assert!(matches!(rules.due(secs(101), &file(10, true)), Due::In(_)));
+        let commits = CommitRules::default().when_watched();
+        assert_eq!(commits.due(secs(21), &waiting(5, false)), Due::Now);
+        assert!(matches!(
+            commits.due(secs(20), &waiting(5, false)),
+            Due::In(_)
+        ));
     }
 
     #[test]

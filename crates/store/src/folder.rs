@@ -226,14 +226,26 @@ impl Inner {
         )
     }
 
+    /// Makes a folder below the root, never the root: its disk may have gone this moment, and what
+    /// is put into a folder of that name on another disk would count as stored.
+    fn make_below(&self, path: &Path) -> io::Result<()> {
+        if fs::metadata(path).is_ok_and(|meta| meta.is_dir()) {
+            return Ok(());
+        }
+        let parent = path.parent().filter(|_| path != self.root);
+        let parent = parent.ok_or(io::ErrorKind::NotFound)?;
+        self.make_below(parent)?;
+        make_directory(path, Some(parent))
+    }
+
     fn put(&self, key: &Key, bytes: &[u8], abandoned: &AtomicBool) -> Result<(), StoreError> {
         self.ensure_root()?;
         let target = self.path(key.as_str());
         let directory = self.path(key.directory());
-        make_directories(&directory)
+        self.make_below(&directory)
             .map_err(|error| self.failed("make the folder", &directory, error))?;
         let waiting = self.path(temporary::DIRECTORY);
-        make_directories(&waiting)
+        self.make_below(&waiting)
             .map_err(|error| self.failed("make the folder", &waiting, error))?;
 
         let name =
@@ -430,6 +442,10 @@ fn make_directories(path: &Path) -> io::Result<()> {
     if let Some(parent) = parent {
         make_directories(parent)?;
     }
+    make_directory(path, parent)
+}
+
+fn make_directory(path: &Path, parent: Option<&Path>) -> io::Result<()> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) => Err(error),

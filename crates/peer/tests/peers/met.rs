@@ -1,6 +1,8 @@
 //! Who is here, and what they stored.
 
-use larder_volume::ROOT;
+use std::time::Duration;
+
+use larder_volume::{ROOT, Settings};
 
 use crate::line::{is_here, of, peers, together};
 use crate::support::{Shelf, settings, until};
@@ -20,10 +22,39 @@ async fn a_new_head_is_told_and_known_until_it_is_included() {
     assert_eq!(known.name, "laptop");
     first.write(ROOT, "a", b"2");
     first.commit().await;
-    until(|| of(&there, here.id()).newest == Some(2)).await;
-    assert!(!of(&there, here.id()).included);
-    second.sync().await;
-    assert!(of(&there, here.id()).included);
+    let newest = first.volume.newest_stored().borrow().unwrap().n;
+    until(|| of(&there, here.id()).newest == Some(newest)).await;
+    // Whoever is told looks at once, and takes it in.
+    until(|| of(&there, here.id()).included).await;
+    assert_eq!(second.read(second.find("a")).await.unwrap(), b"2");
+    here.close().await;
+    there.close().await;
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Neither would store or look by itself for an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_saved_is_stored_and_there_at_once_while_another_is_here() {
+    let patient = || Settings {
+        settle_quiet: Duration::from_secs(3600),
+        commit_interval: Duration::from_secs(3600),
+        ..settings()
+    };
+    let shelf = Shelf::new();
+    let first = shelf.init(patient()).await;
+    first.write(ROOT, "a", b"1");
+    first.commit().await;
+    let second = shelf.open("second", patient()).await;
+    let here = peers(&first, "laptop", &[]).await;
+    let there = peers(&second, "desktop", &[&here]).await;
+    together(&here, &there).await;
+    let bring = [(&first, &second, "b"), (&second, &first, "c")];
+    for (from, to, name) in bring {
+        from.write(ROOT, name, name.as_bytes());
+        until(|| to.volume.resolve(name.as_bytes()).is_ok()).await;
+        assert_eq!(to.read(to.find(name)).await.unwrap(), name.as_bytes());
+    }
     here.close().await;
     there.close().await;
     first.stop().await;

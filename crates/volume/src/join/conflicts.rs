@@ -98,17 +98,27 @@ impl Volume {
         keep: Keep,
         report: Report<'_>,
     ) -> Result<Resolved> {
-        if let Keep::One(_) = keep {
-            self.commit(None, report).await?;
-        }
-        tokio::task::block_in_place(|| match keep {
-            Keep::One(which) => self.keep_one(path, which),
-            Keep::All => self.keep_all(path),
-        })
+        let Keep::One(which) = keep else {
+            return tokio::task::block_in_place(|| self.keep_all(path));
+        };
+        // Which one is meant, before anything else can come while this waits for the store.
+        let (_, _, meant) = tokio::task::block_in_place(|| self.conflict_at(path))?;
+        self.commit(None, report).await?;
+        tokio::task::block_in_place(|| self.keep_one(path, which, &meant))
     }
 
-    fn keep_one(&self, path: &[u8], which: usize) -> Result<Resolved> {
+    fn keep_one(&self, path: &[u8], which: usize, meant: &Conflict) -> Result<Resolved> {
         let (parent, plain, conflict) = self.conflict_at(path)?;
+        let paths = |conflict: &Conflict| -> Vec<Vec<u8>> {
+            let versions = conflict.versions.iter();
+            versions.map(|version| version.path.clone()).collect()
+        };
+        if paths(&conflict) != paths(meant) {
+            return Err(VolumeError::State(format!(
+                "the versions of {} have just changed. `larder conflicts` lists them as they are",
+                shown(&conflict.path)
+            )));
+        }
         let Some(kept) = conflict.versions.get(which) else {
             return Err(VolumeError::State(format!(
                 "{} has {} versions here",

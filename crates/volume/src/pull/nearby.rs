@@ -62,6 +62,12 @@ impl Volume {
         *self.pull.fetcher.others.0.write() = nearby;
     }
 
+    /// Whether another machine is here now: what is done here is stored at once, as it waits for it.
+    pub(crate) fn is_watched(&self) -> bool {
+        let others = self.pull.fetcher.others.get();
+        others.is_some_and(|nearby| nearby.expect(0).is_some())
+    }
+
     /// The piece, if it is here. What is asked for is compared with what is here by its hash, so
     /// nothing else is ever given, whatever happens to the file meanwhile. Blocks for the disk.
     ///
@@ -125,10 +131,9 @@ pub(super) struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(super) fn of(volume: &'a Volume) -> Self {
-        let others = volume.pull.fetcher.others.get();
         Self {
             volume,
-            is_anyone: others.is_some_and(|nearby| nearby.expect(0).is_some()),
+            is_anyone: volume.is_watched(),
             last: None,
         }
     }

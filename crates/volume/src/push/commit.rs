@@ -33,6 +33,9 @@ use crate::{Result, Volume, VolumeError};
 
 /// While writers wait for room, commits follow each other this closely.
 const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
+/// The same while another machine watches.
+const INTERVAL_WHEN_WATCHED: Duration = Duration::from_secs(1);
+const TICK_WHEN_WATCHED: Duration = Duration::from_millis(50);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// Offers all changes to the next commit again that were held back.
@@ -89,7 +92,7 @@ pub(super) struct Committer {
     /// When others are looked for.
     pub(super) looks: Looks,
     /// Whether the last commit was not acknowledged: an error came in between.
-    is_cut: bool,
+    pub(super) is_cut: bool,
 }
 
 /// A commit that the store has.
@@ -107,9 +110,17 @@ impl Committer {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        let tick =
+        let usual =
             (self.rules.interval / 8).clamp(Duration::from_millis(20), Duration::from_secs(1));
         loop {
+            let is_watched = self
+                .volume
+                .upgrade()
+                .is_some_and(|volume| volume.is_watched());
+            let tick = match is_watched {
+                true => usual.min(TICK_WHEN_WATCHED),
+                false => usual,
+            };
             let request = tokio::select! {
                 request = inbox.recv() => match request {
                     Some(request) => Some(request),
@@ -192,7 +203,12 @@ impl Committer {
         let makes_room = self.shared.is_pressed()
             && waiting.nodes > 0
             && now >= self.last_commit + PRESSED_INTERVAL;
-        if !makes_room && self.rules.due(now, &waiting) != Due::Now {
+        let rules = match volume.is_watched() {
+            true if now >= self.last_commit + INTERVAL_WHEN_WATCHED => self.rules.when_watched(),
+            _ => self.rules,
+        };
+        let is_due = makes_room || self.is_cut || rules.due(now, &waiting) == Due::Now;
+        if !is_due {
             return Ok(());
         }
         while self.commit(volume, None, false).await?.more {}
@@ -306,6 +322,8 @@ impl Committer {
         let (n, id) = (draft.commit.n, draft.id);
         let head = seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?;
         let keeping = Arc::clone(volume);
+        // Whatever fails from here on: it may be durable.
+        self.is_cut = true;
         let (draft, head) = blocking(move || {
             make_durable(&keeping, &draft, &head)?;
             Ok((draft, head))

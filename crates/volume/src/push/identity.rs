@@ -231,7 +231,7 @@ impl Volume {
         Some(format!(
             "this machine's state was an old copy (a restored backup, a cloned disk), so it \
              goes on as a new replica. What was changed elsewhere after the copy was made is \
-             not in this tree yet; it is safe on {store}, and `larder sync` takes it in. To look \
+             not in this tree yet; it is safe on {store}, and is taken in at the next look, or by `larder sync`. To look \
              at it by itself, open it with another LARDER_HOME: {}",
             commits
                 .map(|commit| format!("larder open {store} DIR --commit {commit}"))

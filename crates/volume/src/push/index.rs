@@ -68,9 +68,14 @@ pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or(Err(VolumeError::Stopping))
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        // A bug: it is said, and whoever asked goes on.
+        Err(error) if error.is_panic() => Err(VolumeError::State(format!(
+            "a task of Larder failed: {error}"
+        ))),
+        Err(_) => Err(VolumeError::Stopping),
+    }
 }
 
 fn unindexed(volume: &Volume) -> Result<Vec<IndexedPack>> {

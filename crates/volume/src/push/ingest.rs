@@ -221,10 +221,15 @@ impl Ingest {
             return self.tick;
         }
         let urgent = shared.is_urgent();
-        if !urgent && volume.is_in_burst(&self.rules) {
-            return self.tick;
+        let watched = volume.is_watched();
+        let (own, tick) = match watched {
+            true => (self.rules.when_watched(), self.tick.min(TICK_WHEN_WATCHED)),
+            false => (self.rules, self.tick),
+        };
+        if !urgent && volume.is_in_burst(&own) {
+            return tick;
         }
-        let rules = if urgent { AT_ONCE } else { self.rules };
+        let rules = if urgent { AT_ONCE } else { own };
         let now = shared.now();
         let attempts = &volume.push.attempts;
         let most = FILES_AT_ONCE + attempts.resting(now);
@@ -264,11 +269,11 @@ impl Ingest {
             shared.warnings.clear("rules");
             return Duration::ZERO;
         }
-        self.close_idle(volume, urgent);
+        self.close_idle(volume, urgent || watched);
         if attempts.resting(now) == 0 {
             shared.warnings.clear("file");
         }
-        self.tick
+        tick
     }
 
     fn put_off(&self, topic: &'static str, error: &VolumeError, shared: &Shared) -> Duration {
@@ -487,6 +492,9 @@ impl Ingest {
         }
     }
 }
+
+/// So often files are looked at while another machine watches.
+const TICK_WHEN_WATCHED: Duration = Duration::from_millis(50);
 
 /// All that is dirty is stored at once.
 const AT_ONCE: SettleRules = SettleRules {

@@ -138,24 +138,45 @@ impl Committer {
     ) -> Result<SyncReport> {
         let mut report = SyncReport::default();
         let mut tries = 0;
+        let mut wrong: BTreeMap<ChunkId, String> = BTreeMap::new();
         loop {
             let (others, warnings) = join::unseen(volume).await?;
             report.left = warnings;
             self.looks
                 .held
                 .retain(|id, _| others.iter().any(|other| other.id == *id));
-            let next = others
-                .iter()
-                .find(|other| !self.looks.held.contains_key(&other.id));
+            let next = others.iter().find(|other| {
+                !self.looks.held.contains_key(&other.id) && !wrong.contains_key(&other.id)
+            });
             let Some(other) = next else {
                 report.left.extend(self.looks.held.values().cloned());
+                report.left.extend(wrong.into_values());
                 let noting = Arc::clone(volume);
                 blocking(move || noting.forget_apart(|replica| noting.seen.includes(replica)))
                     .await?;
                 return Ok(report);
             };
             self.commit_changes(volume).await?;
-            let why = match self.join(volume, other, deletions, &mut report).await? {
+            let joined = match self.join(volume, other, deletions, &mut report).await {
+                Ok(joined) => joined,
+                // What is wrong with one commit does not keep the others from being joined.
+                Err(
+                    error @ (VolumeError::Damaged(_)
+                    | VolumeError::Format(_)
+                    | VolumeError::State(_)),
+                ) => {
+                    wrong.insert(
+                        other.id,
+                        format!(
+                            "commit {} of {} cannot be taken in: {error}",
+                            other.commit.n, other.commit.author
+                        ),
+                    );
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let why = match joined {
                 Applied::Done(_) => continue,
                 Applied::Guarded(gone) => {
                     let words = format!(
@@ -215,6 +236,8 @@ impl Committer {
             NewBase::Ours | NewBase::Theirs(_) => None,
         };
         let applying = Arc::clone(volume);
+        // Whatever fails from here on: a commit that it makes may be durable.
+        self.is_cut |= head.is_some();
         let (merged, head, applied, conflicts) = blocking(move || {
             applying.flush_lives();
             let applied = join::apply(&applying, &merged, head.as_deref())?;

@@ -17,6 +17,10 @@ use super::tree::fetch_chunks;
 use crate::db::Db;
 use crate::{Result, VolumeError};
 
+/// An empty list of heads is asked for so often again, with a pause before each.
+const LISTED_AGAIN: u32 = 2;
+const LIST_PAUSE: Duration = Duration::from_millis(100);
+
 /// A commit, as its bytes say it.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
@@ -56,7 +60,16 @@ pub(super) async fn newest(
     db: &Db,
     wait: Duration,
 ) -> Result<(Option<Found>, Vec<String>)> {
-    let by_replica = heads_of(fetcher).await?;
+    let mut by_replica = heads_of(fetcher).await?;
+    for _ in 0..LISTED_AGAIN {
+        // A list that lacks everything may be a bad line's: no machine must begin with an empty
+        // tree for that.
+        if !by_replica.is_empty() {
+            break;
+        }
+        tokio::time::sleep(LIST_PAUSE).await;
+        by_replica = heads_of(fetcher).await?;
+    }
     if by_replica.is_empty() && db.write(|tx| has_packs(tx))? {
         return Err(VolumeError::State(format!(
             "{} holds content, but no head that names a commit. If another machine is storing \
