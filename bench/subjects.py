@@ -12,7 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from workplace import check, detach, end, found, free_port, peak_memory
+from workplace import check, detach, end, found, free_port, peak_memory, wait_for
 
 PASSPHRASE = "correct horse battery staple"
 
