@@ -399,7 +399,14 @@ async fn what_others_stored_comes_by_itself() {
     third.write(ROOT, "of the third", b"3");
     second.commit().await;
     until(|| third.volume.resolve(b"of the second").is_ok()).await;
-    first.sync().await;
+    // What it makes of them is seen there before it is stored.
+    for _ in 0..600 {
+        first.sync().await;
+        if first.volume.resolve(b"of the third").is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     second.sync().await;
     assert_eq!(tree(&first).await, tree(&third).await);
     // One that does not look is told.
