@@ -2,9 +2,7 @@
 
 use crate::{Hlc, Kind, Name};
 
-/// What each such name has in it.
-pub const CONFLICT_MARK: &[u8] = b" (conflict, ";
-const BEFORE: &[u8] = CONFLICT_MARK;
+const BEFORE: &[u8] = b" (conflict, ";
 /// A longer ending is no file type, and stays with the rest of the name.
 const MOST_EXTENSION: usize = 24;
 const MOST_LABEL: usize = 40;

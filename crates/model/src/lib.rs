@@ -29,7 +29,7 @@ mod working;
 pub use change::{Change, Write};
 pub use clock::{Clock, Dot, Hlc};
 pub use compact::is_compactable;
-pub use conflict_name::{CONFLICT_MARK, ConflictName};
+pub use conflict_name::ConflictName;
 pub use content::{Content, Extent};
 pub use id::{ChunkId, IdError, IndexId, LinkId, NodeId, PackId, ReplicaId, SlotId, VolumeId};
 pub use join::{Joined, Side, Touched, join, join_nodes, join_registers};

@@ -2,21 +2,28 @@
 
 use std::time::Duration;
 
+use larder_peer::Peers;
 use larder_volume::{ROOT, Settings};
 
 use crate::line::{is_here, of, peers, together};
-use crate::support::{Shelf, settings, until};
+use crate::support::{Replica, Shelf, settings, until};
+
+/// Two machines with one volume, which has a file, and that are here for each other.
+async fn met(shelf: &Shelf, settings: Settings) -> (Replica, Replica, Peers, Peers) {
+    let first = shelf.init(settings.clone()).await;
+    first.write(ROOT, "a", b"1");
+    first.commit().await;
+    let second = shelf.open("second", settings).await;
+    let here = peers(&first, "laptop", &[]).await;
+    let there = peers(&second, "desktop", &[&here]).await;
+    together(&here, &there).await;
+    (first, second, here, there)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_head_is_told_and_known_until_it_is_included() {
     let shelf = Shelf::new();
-    let first = shelf.init(settings()).await;
-    first.write(ROOT, "a", b"1");
-    first.commit().await;
-    let second = shelf.open("second", settings()).await;
-    let here = peers(&first, "laptop", &[]).await;
-    let there = peers(&second, "desktop", &[&here]).await;
-    together(&here, &there).await;
+    let (first, second, here, there) = met(&shelf, settings()).await;
     let known = of(&there, here.id());
     assert_eq!((known.newest, known.included), (Some(1), true));
     assert_eq!(known.name, "laptop");
@@ -36,19 +43,13 @@ async fn a_new_head_is_told_and_known_until_it_is_included() {
 /// Neither would store or look by itself for an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_saved_is_stored_and_there_at_once_while_another_is_here() {
-    let patient = || Settings {
+    let patient = Settings {
         settle_quiet: Duration::from_secs(3600),
         commit_interval: Duration::from_secs(3600),
         ..settings()
     };
     let shelf = Shelf::new();
-    let first = shelf.init(patient()).await;
-    first.write(ROOT, "a", b"1");
-    first.commit().await;
-    let second = shelf.open("second", patient()).await;
-    let here = peers(&first, "laptop", &[]).await;
-    let there = peers(&second, "desktop", &[&here]).await;
-    together(&here, &there).await;
+    let (first, second, here, there) = met(&shelf, patient).await;
     let bring = [(&first, &second, "b"), (&second, &first, "c")];
     for (from, to, name) in bring {
         from.write(ROOT, name, name.as_bytes());
@@ -64,13 +65,7 @@ async fn what_is_saved_is_stored_and_there_at_once_while_another_is_here() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_who_comes_back_is_met_again_and_was_remembered() {
     let shelf = Shelf::new();
-    let first = shelf.init(settings()).await;
-    first.write(ROOT, "a", b"1");
-    first.commit().await;
-    let second = shelf.open("second", settings()).await;
-    let here = peers(&first, "laptop", &[]).await;
-    let there = peers(&second, "desktop", &[&here]).await;
-    together(&here, &there).await;
+    let (first, second, here, there) = met(&shelf, settings()).await;
     let id = there.id();
     there.close().await;
     until(|| !is_here(&here, id)).await;
@@ -90,13 +85,7 @@ async fn one_who_comes_back_is_met_again_and_was_remembered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_connections_one_stays() {
     let shelf = Shelf::new();
-    let first = shelf.init(settings()).await;
-    first.write(ROOT, "a", b"1");
-    first.commit().await;
-    let second = shelf.open("second", settings()).await;
-    let here = peers(&first, "laptop", &[]).await;
-    let there = peers(&second, "desktop", &[&here]).await;
-    together(&here, &there).await;
+    let (first, second, here, there) = met(&shelf, settings()).await;
     here.close().await;
     there.close().await;
     // Now both books have the other's address.

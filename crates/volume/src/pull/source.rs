@@ -56,7 +56,6 @@ pub(crate) struct Source {
     said: Mutex<Option<String>>,
     meter: Mutex<Meter>,
     bucket: Mutex<TokenBucket>,
-    round_trip: Mutex<Option<Duration>>,
     speed: Mutex<Speed>,
     turns: Semaphore,
     turns_behind: Semaphore,
@@ -100,7 +99,6 @@ impl Source {
             said: Mutex::new(None),
             meter: Mutex::new(Meter::new(METER_WINDOW)),
             bucket: Mutex::new(TokenBucket::new(settings.download_limit, 256 << 10)),
-            round_trip: Mutex::new(None),
             speed: Mutex::new(Speed::unknown(None)),
             turns: Semaphore::new(turns),
             turns_behind: Semaphore::new(turns.saturating_sub(2).max(1)),
@@ -259,10 +257,6 @@ impl Source {
                 let len = bytes.as_ref().map_or(0, Bytes::len) as u64;
                 self.meter.lock().record(self.begin.elapsed(), len);
                 self.speed.lock().record(len, took);
-                let mut round_trip = self.round_trip.lock();
-                let known = round_trip.get_or_insert(took);
-                // The fastest answer is the nearest to a bare round trip; drift up slowly.
-                *known = took.min(*known + *known / 16);
             }
             Err(error) if answered(error) => self.circuit.lock().succeeded(),
             Err(_) => {}
@@ -394,7 +388,7 @@ impl Source {
 
     /// Bytes that are better read over than asked around.
     pub(crate) fn gap_bytes(&self) -> u64 {
-        let round_trip = self.round_trip.lock().unwrap_or(Duration::from_millis(20));
+        let round_trip = self.speed.lock().expect(0);
         let rate = self.bytes_per_sec().max(1 << 20);
         larder_plan::readahead::gap_tolerance(round_trip, rate, 2).clamp(16 << 10, 512 << 10)
     }

@@ -74,7 +74,7 @@ impl Volume {
     /// Another replica is said to have stored something: the store is asked soon, without waiting
     /// for the interval.
     pub fn others_changed(&self) {
-        super::others_changed(self);
+        self.push.shared.others_changed.notify_one();
     }
 }
 

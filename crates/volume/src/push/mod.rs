@@ -143,11 +143,6 @@ pub(crate) fn look_for_files(volume: &Volume) {
     volume.push.shared.ring();
 }
 
-/// Another replica is said to have stored something.
-pub(crate) fn others_changed(volume: &Volume) {
-    volume.push.shared.others_changed.notify_one();
-}
-
 /// The store answered somebody: what pauses because it did not tries again now.
 pub(crate) fn store_answers(volume: &Volume) {
     volume.push.shared.health.try_again();
