@@ -16,6 +16,9 @@ use crate::{Ino, Volume};
 /// From this size on, in bytes, a file is a large one.
 const LARGE_FILE: u64 = 32 << 20;
 
+/// So much room for files is kept, though few may be dirty.
+const ROOM_KEPT: usize = 1 << 14;
+
 /// Times count from so long before the start: changes of before it have one, too.
 const HEAD_START_MS: u64 = 60 * 60 * 1000;
 
@@ -108,6 +111,11 @@ impl DirtyFiles {
             if file.aside.is_none() {
                 self.by_change[file.lane() as usize].insert((file.changed_ms, ino));
             }
+        } else if self.by_ino.capacity() > ROOM_KEPT
+            && self.by_ino.len() < self.by_ino.capacity() / 8
+        {
+            // After a large import.
+            self.by_ino.shrink_to(self.by_ino.len() * 2);
         }
         let counted = |file: Option<DirtyFile>| file.map_or(0, |file| file.counted());
         (counted(before), counted(file))

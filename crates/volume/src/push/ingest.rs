@@ -304,6 +304,18 @@ impl Ingest {
         }
     }
 
+    /// Closes packs for which many files wait, full or not.
+    fn close_crowded(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let outbox = &volume.push.shared.outbox;
+        for kind in [PackKind::Data, PackKind::Tree] {
+            let open = self.slot(kind).as_ref().map(|open| open.number);
+            if open.is_some_and(|pack| outbox.is_crowded(pack)) {
+                self.close(volume, kind)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Cuts one file, which is claimed, and packs what is not stored of it.
     fn take_in(
         &mut self,
@@ -350,6 +362,7 @@ impl Ingest {
         if let Some(mut done) = outbox.end_file(number, cut) {
             upload::finish(volume, &mut done);
         }
+        self.close_crowded(volume)?;
         Ok(Step::OnItsWay)
     }
 

@@ -2,9 +2,9 @@
 //!
 //! A pack must find room here before it is opened, so memory is bounded however long the
 //! store is away. Packs that are being filled count, too; but nobody waits while none is on
-//! its way, or those who fill packs would wait for each other. A chunk that lies in a pack on
-//! its way is not packed again. A file is done when the last pack that holds a chunk of it is
-//! acknowledged.
+//! its way, or those who fill packs would wait for each other. Nor do too many files wait for one
+//! pack, which of tiny ones could hold a million. A chunk that lies in a pack on its way is not
+//! packed again. A file is done when the last pack that holds a chunk of it is acknowledged.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,6 +12,9 @@ use larder_model::{ChunkId, Content, Extent};
 use parking_lot::{Condvar, Mutex};
 
 use crate::live::Settling;
+
+/// A pack for which so many files wait takes no more: each is held in memory until then.
+const MOST_FILES: usize = 4096;
 
 /// The number of a pack or file, in this process.
 pub(super) type Number = u64;
@@ -89,6 +92,15 @@ impl Outbox {
         state.packs.insert(number, HashMap::new());
         state.open.insert(number);
         Some(number)
+    }
+
+    /// Whether as many files wait for the pack as may.
+    pub(super) fn is_crowded(&self, pack: Number) -> bool {
+        let state = self.state.lock();
+        state
+            .packs
+            .get(&pack)
+            .is_some_and(|files| files.len() >= MOST_FILES)
     }
 
     /// The pack is filled, and leaves.
@@ -278,6 +290,21 @@ mod tests {
         assert!(outbox.waits_for(copy, &chunk(1), 10));
         outbox.acknowledged(pack, [chunk(1)]);
         assert!(!outbox.waits_for(copy, &chunk(1), 10));
+    }
+
+    #[test]
+    fn a_pack_is_left_by_those_who_come_when_many_wait_for_it() {
+        let outbox = Outbox::new(3);
+        let pack = outbox.open_pack().unwrap();
+        outbox.packed(outbox.begin_file(), pack, chunk(1), 1);
+        for _ in 1..MOST_FILES {
+            assert!(!outbox.is_crowded(pack));
+            // Equal files count, too.
+            assert!(outbox.waits_for(outbox.begin_file(), &chunk(1), 1));
+        }
+        assert!(outbox.is_crowded(pack));
+        assert_eq!(outbox.acknowledged(pack, [chunk(1)]).len(), 0);
+        assert!(!outbox.is_crowded(pack));
     }
 
     #[test]
