@@ -39,6 +39,7 @@ mod rules;
 mod shared;
 mod source;
 mod status;
+mod tags;
 mod throttle;
 mod upload;
 mod written;

@@ -15,4 +15,5 @@ mod nearby;
 mod other_objects;
 mod scan;
 mod support;
+mod tags;
 mod verify;
