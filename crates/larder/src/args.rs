@@ -298,6 +298,10 @@ pub struct Paths {
 /// Makes a commit.
 #[derive(Debug, Args)]
 pub struct Commit {
+    /// Only what is at these paths and below them, now or in the latest commit. What else changed
+    /// waits for the next commit.
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
     /// What this state is.
     #[arg(short, long)]
     pub message: Option<String>,

@@ -236,6 +236,12 @@ fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
     let first = number(laptop.larder(["commit", "-m", "pets", "--json"]));
     fs::write(at("photos/cat"), "a cat that was painted over").unwrap();
     fs::rename(at("photos/dog"), at("photos/hound")).unwrap();
+    fs::write(at("draft"), "not yet").unwrap();
+    let only = ["commit", "-m", "only photos", "Larder/photos", "--json"];
+    let photos = number(laptop.larder(only));
+    let said = laptop.larder(["show", &photos]).ok();
+    let said = said.says("photos/hound (was photos/dog)");
+    assert!(!said.out.contains("draft"), "{said:#?}");
     let second = number(laptop.larder(["commit", "-m", "art", "--json"]));
 
     laptop.larder(["show", &second]).ok().says("art");
@@ -340,6 +346,7 @@ fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
         &["show", "before art"],
         &["tag", "latest", "3d"],
         &["tag", "latest"],
+        &["commit", "Larder/photos/cow"],
     ] {
         assert_ne!(desktop.larder(wrong).code, Some(0), "{wrong:?}");
     }

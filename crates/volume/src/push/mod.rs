@@ -32,6 +32,7 @@ mod ingest;
 mod log;
 mod meet;
 mod outbox;
+mod partial;
 mod priority;
 mod proof;
 mod request;

@@ -13,6 +13,7 @@ mod joined;
 mod meetings;
 mod nearby;
 mod other_objects;
+mod paths;
 mod scan;
 mod support;
 mod tags;
