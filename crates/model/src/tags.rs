@@ -64,8 +64,10 @@ pub struct ShownTag {
     /// The commit.
     pub commit: ChunkId,
     /// Who gave the name to the commit, and when; the first one first.
-    pub given: Vec<(Hlc, ReplicaId)>,
+    pub given: Given,
 }
+
+type Given = Vec<(Hlc, ReplicaId)>;
 
 impl Tags {
     /// Adds what another list of the same replica has.
@@ -86,7 +88,7 @@ impl Tags {
 /// What these lists show together, by name.
 pub fn shown_tags(lists: &BTreeMap<ReplicaId, Tags>) -> Vec<ShownTag> {
     let taken_back: BTreeSet<_> = lists.values().flat_map(|list| &list.taken_back).collect();
-    let mut named: BTreeMap<&TagName, BTreeMap<ChunkId, Vec<(Hlc, ReplicaId)>>> = BTreeMap::new();
+    let mut named: BTreeMap<&TagName, BTreeMap<ChunkId, Given>> = BTreeMap::new();
     for (replica, list) in lists {
         for (time, (name, commit)) in &list.given {
             if !taken_back.contains(&(*replica, *time)) {
