@@ -59,7 +59,7 @@ pub use operations::{
     Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
 };
 pub use others::{Conflicts, Keep, Preview, Resolve, Sync};
-pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
+pub use past::{Diff, GiveTag, ListTags, Log, LogOf, Restore, Show, TakeTagBack, When, show_time};
 pub use peers::{Invitation, Invite, ListPeers, PeerReport, join, read_ticket};
 pub use report::{
     AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, ConflictReport,

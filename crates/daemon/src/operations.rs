@@ -76,6 +76,8 @@ pub struct Adopt {
 pub struct Commit {
     /// What it is.
     pub message: Option<String>,
+    /// Of what; of all if empty.
+    pub paths: Vec<TreePath>,
 }
 
 /// Compare content with its hashes.
@@ -335,7 +337,11 @@ impl Operation for Commit {
 
     async fn run(self, host: &Host, report: Report<'_>) -> Result<CommitMade, Failure> {
         let report = storing(host, report);
-        let commit = host.volume.commit(self.message, &report).await?;
+        let paths = self.paths.into_iter().map(|path| path.0).collect();
+        let commit = host
+            .volume
+            .commit_paths(self.message, paths, &report)
+            .await?;
         Ok(CommitMade {
             n: commit.n,
             id: commit.id,

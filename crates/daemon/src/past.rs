@@ -1,19 +1,20 @@
 //! What a volume can be asked of its past, and how each is answered.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
-use larder_model::Time;
+use larder_model::{ChunkId, ShownTag, Time};
 use larder_volume::Volume;
 use larder_volume::history::{Difference, Moment, What, Which};
 use larder_volume::progress::Report;
 use serde::{Deserialize, Serialize};
 use tokio::task::block_in_place;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::report::{
     Change, ChangeReport, CommitReport, DiffReport, EventReport, KeptReport, LogReport, NodeKind,
-    RestoreReport, TreePath,
+    RestoreReport, TagReport, TreePath,
 };
 use crate::units::parse_duration;
 use crate::wire::Operation;
@@ -24,15 +25,15 @@ use crate::wire::Operation;
 pub enum When {
     /// The latest one.
     Latest,
-    /// A number of this machine's, or the start of an id.
+    /// A number of this machine's, a name, or the start of an id.
     Commit(String),
     /// The latest one at this time, in nanoseconds since 1970.
     Time(i64),
 }
 
 impl When {
-    /// From a time, a time ago (`3d`), a number, or the start of an id, as the command line has
-    /// it.
+    /// From a time, a time ago (`3d`), a number, a name, or the start of an id, as the command line
+    /// has it.
     ///
     /// # Errors
     /// If it is none of these.
@@ -47,7 +48,7 @@ impl When {
             Some(Which::At(time)) => Ok(Self::Time(time.0)),
             None => Err(
                 "it is no time (2026-11-21, 2026-11-21T10:00, 3d for three days ago), no \
-                         commit's number and no start of a commit's id"
+                         commit's number or name, and no start of a commit's id"
                     .to_owned(),
             ),
         }
@@ -58,6 +59,9 @@ impl When {
 pub fn show_time(nanos: i64) -> String {
     larder_volume::history::show_time(Time(nanos))
 }
+
+/// The names of commits.
+type Names = HashMap<ChunkId, Vec<String>>;
 
 /// Nanoseconds since 1970.
 fn now() -> i64 {
@@ -111,6 +115,26 @@ pub struct Diff {
     pub path: TreePath,
 }
 
+/// The names of commits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListTags {}
+
+/// Give a commit a name.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GiveTag {
+    /// Which.
+    pub commit: When,
+    /// The name.
+    pub name: String,
+}
+
+/// Take a name of a commit back.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TakeTagBack {
+    /// The name, as it is listed.
+    pub name: String,
+}
+
 /// Bring back what was.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Restore {
@@ -135,9 +159,10 @@ impl Operation for Log {
 
 fn log(volume: &Volume, limit: usize) -> larder_volume::Result<LogReport> {
     let mut report = LogReport::default();
+    let names = volume.tags_by_commit()?;
     for moment in volume.chain()?.take(limit) {
         match moment {
-            Ok(moment) => report.commits.push(commit_report(volume, &moment)?),
+            Ok(moment) => report.commits.push(commit_report(volume, &names, &moment)?),
             Err(error) => {
                 report.cut = Some(error.to_string());
                 break;
@@ -147,7 +172,11 @@ fn log(volume: &Volume, limit: usize) -> larder_volume::Result<LogReport> {
     Ok(report)
 }
 
-fn commit_report(volume: &Volume, moment: &Moment) -> larder_volume::Result<CommitReport> {
+fn commit_report(
+    volume: &Volume,
+    names: &Names,
+    moment: &Moment,
+) -> larder_volume::Result<CommitReport> {
     let commit = &moment.commit;
     Ok(CommitReport {
         n: commit.n,
@@ -156,6 +185,7 @@ fn commit_report(volume: &Volume, moment: &Moment) -> larder_volume::Result<Comm
         message: commit.message.clone(),
         stored: volume.is_stored(moment)?,
         author: commit.author.to_string(),
+        tags: names.get(&moment.id).cloned().unwrap_or_default(),
     })
 }
 
@@ -168,11 +198,12 @@ impl Operation for LogOf {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         Ok(block_in_place(|| {
             let events = host.volume.log_of(&self.path.0, limit)?;
+            let names = host.volume.tags_by_commit()?;
             events
                 .into_iter()
                 .map(|event| {
                     Ok(EventReport {
-                        commit: commit_report(&host.volume, &event.moment)?,
+                        commit: commit_report(&host.volume, &names, &event.moment)?,
                         change: change_report(event.difference),
                     })
                 })
@@ -216,9 +247,12 @@ fn diff(
     path: &[u8],
 ) -> larder_volume::Result<DiffReport> {
     let changes = volume.differences(from.as_ref(), &to, path)?;
+    let names = volume.tags_by_commit()?;
     Ok(DiffReport {
-        from: from.map(|from| commit_report(volume, &from)).transpose()?,
-        to: commit_report(volume, &to)?,
+        from: from
+            .map(|from| commit_report(volume, &names, &from))
+            .transpose()?,
+        to: commit_report(volume, &names, &to)?,
         changes: changes.into_iter().map(change_report).collect(),
     })
 }
@@ -240,6 +274,62 @@ pub(crate) fn change_report(difference: Difference) -> ChangeReport {
     }
 }
 
+impl Operation for ListTags {
+    const NAME: &'static str = "tags";
+    const STOPS_WITH_ASKER: bool = true;
+    type Answer = Vec<TagReport>;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<Vec<TagReport>, Failure> {
+        let tags = block_in_place(|| host.volume.tags())?;
+        Ok(tags.into_iter().map(tag_report).collect())
+    }
+}
+
+fn tag_report(tag: ShownTag) -> TagReport {
+    let first = tag.given.first();
+    TagReport {
+        time: first.map(|(time, _)| i64::try_from(time.0).unwrap_or(i64::MAX)),
+        given_by: tag.given.iter().map(|(_, by)| by.to_string()).collect(),
+        name: tag.label,
+        commit: tag.commit.to_string(),
+    }
+}
+
+impl Operation for GiveTag {
+    const NAME: &'static str = "tag";
+    const STOPS_WITH_ASKER: bool = false;
+    type Answer = CommitReport;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<CommitReport, Failure> {
+        if let Ok(When::Time(_) | When::Latest) = When::parse(&self.name) {
+            let words = format!("{:?} means a time, and names no commit.", self.name);
+            return Err(Failure::new(FailureKind::Usage, words));
+        }
+        Ok(block_in_place(|| {
+            let volume = &host.volume;
+            let moment = volume.moment(&self.commit.into())?;
+            volume.tag(&moment, &self.name)?;
+            commit_report(volume, &volume.tags_by_commit()?, &moment)
+        })?)
+    }
+}
+
+impl Operation for TakeTagBack {
+    const NAME: &'static str = "take-tag-back";
+    const STOPS_WITH_ASKER: bool = false;
+    type Answer = TagReport;
+
+    async fn run(self, host: &Host, _: Report<'_>) -> Result<TagReport, Failure> {
+        let commit = block_in_place(|| host.volume.take_tag_back(&self.name))?;
+        Ok(TagReport {
+            name: self.name,
+            commit: commit.to_string(),
+            time: None,
+            given_by: Vec::new(),
+        })
+    }
+}
+
 impl Operation for Restore {
     const NAME: &'static str = "restore";
     const STOPS_WITH_ASKER: bool = false;
@@ -251,7 +341,9 @@ impl Operation for Restore {
             Some(when) => host.volume.moment(&when.into()),
             None => host.volume.moment_of_deleted(&self.path.0),
         })?;
-        let at = block_in_place(|| commit_report(&host.volume, &moment))?;
+        let at = block_in_place(|| {
+            commit_report(&host.volume, &host.volume.tags_by_commit()?, &moment)
+        })?;
         let to = self.to.unwrap_or_else(|| self.path.clone());
         let done = host
             .volume
@@ -290,6 +382,7 @@ mod tests {
             other => panic!("{text}: {other:?}"),
         };
         assert!(time("1h") < time("10m") && time("10m") < now());
-        assert!(When::parse("yesterday").is_err() && When::parse("").is_err());
+        assert_eq!(When::parse("v1"), Ok(When::Commit("v1".into())));
+        assert!(When::parse("a/b").is_err() && When::parse("").is_err());
     }
 }

@@ -264,6 +264,21 @@ pub struct CommitReport {
     pub stored: bool,
     /// The replica that made it.
     pub author: String,
+    /// The names that it was given.
+    pub tags: Vec<String>,
+}
+
+/// A name of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagReport {
+    /// The name, with the replica behind it if another commit has the plain name.
+    pub name: String,
+    /// The commit's id.
+    pub commit: String,
+    /// When the name was given, in nanoseconds since 1970; `None`: it was just taken back.
+    pub time: Option<i64>,
+    /// The replicas that gave it, the first one first.
+    pub given_by: Vec<String>,
 }
 
 /// What `log` found.

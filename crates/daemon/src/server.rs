@@ -68,6 +68,9 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<past::Show>(routes);
     let routes = route::<past::Diff>(routes);
     let routes = route::<past::Restore>(routes);
+    let routes = route::<past::ListTags>(routes);
+    let routes = route::<past::GiveTag>(routes);
+    let routes = route::<past::TakeTagBack>(routes);
     let routes = route::<op::Verify>(routes);
     let routes = route::<op::CheckDatabase>(routes);
     let routes = route::<op::Unmount>(routes);

@@ -31,6 +31,7 @@ mod rechunk;
 mod recovery;
 mod seal;
 mod slot;
+mod tags;
 #[cfg(test)]
 mod testing;
 mod ticket;
@@ -51,7 +52,8 @@ pub use list::{INLINE_EXTENTS, ListWriter};
 pub use node::{MAX_NODE_BYTES, decode_node, encode_node};
 pub use object::{
     ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, object_hash,
-    pack_name, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name, slot_name,
+    pack_name, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name,
+    parse_tags_name, slot_name, tags_name,
 };
 pub use pack::{
     MAX_CHUNK_BYTES, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PACK_HEADER_LEN, PACK_TARGET_BYTES,
@@ -65,5 +67,6 @@ pub use slot::{
     ArgonParams, Credential, Slot, SlotError, SlotKind, open_slot, seal_passphrase_slot,
     seal_recovery_slot, slot_kind,
 };
+pub use tags::{MAX_TAGS_BYTES, decode_tags, encode_tags, open_tags, seal_tags};
 pub use ticket::Ticket;
 pub use verified::Verified;

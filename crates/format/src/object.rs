@@ -21,7 +21,7 @@ pub const PACKS: &str = "packs";
 pub const TREES: &str = "trees";
 /// Where index objects lie.
 pub const INDEX: &str = "index";
-/// Where heads lie.
+/// Where heads lie, and the tags beside them: one listing shows both.
 pub const HEADS: &str = "heads";
 
 const MAGIC: &[u8; 6] = b"LARDER";
@@ -46,11 +46,13 @@ pub enum ObjectKind {
     Index,
     /// A head.
     Head,
+    /// A replica's list of tags.
+    Tags,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Volume,
         Self::Slot,
         Self::KeyFile,
@@ -58,6 +60,7 @@ impl ObjectKind {
         Self::TreePack,
         Self::Index,
         Self::Head,
+        Self::Tags,
     ];
 
     /// The letter in the object's first bytes.
@@ -70,6 +73,7 @@ impl ObjectKind {
             Self::TreePack => b'T',
             Self::Index => b'I',
             Self::Head => b'H',
+            Self::Tags => b'N',
         }
     }
 
@@ -88,6 +92,7 @@ impl ObjectKind {
             Self::TreePack => "tree pack",
             Self::Index => "index object",
             Self::Head => "head",
+            Self::Tags => "list of tags",
         }
     }
 
@@ -209,6 +214,21 @@ pub fn parse_head_name(name: &str) -> Option<(ReplicaId, u64)> {
     (head_name(&replica, n) == name).then_some((replica, n))
 }
 
+/// The name of a replica's list of tags number `n`. It lies beside its heads.
+pub fn tags_name(replica: &ReplicaId, n: u64) -> String {
+    format!("{HEADS}/{replica}/tags-{n:020}")
+}
+
+/// The replica and the number of the list of tags that has this name.
+pub fn parse_tags_name(name: &str) -> Option<(ReplicaId, u64)> {
+    let (replica, n) = name
+        .strip_prefix(HEADS)?
+        .strip_prefix('/')?
+        .split_once("/tags-")?;
+    let (replica, n) = (replica.parse().ok()?, n.parse().ok()?);
+    (tags_name(&replica, n) == name).then_some((replica, n))
+}
+
 /// The plain object that tells a store's volume: nothing in it is secret.
 pub fn encode_volume_header(volume: VolumeId) -> Vec<u8> {
     let mut out = ObjectKind::Volume.magic().to_vec();
@@ -249,6 +269,13 @@ mod tests {
         assert_eq!(parse_head_name(&head), Some((replica, 12)));
         assert_eq!(parse_head_name(&head.replace("0012", "12")), None);
         assert_eq!(parse_head_name(&head.replace("0012", "+012")), None);
+        let tags = tags_name(&replica, 12);
+        assert_eq!(parse_tags_name(&tags), Some((replica, 12)));
+        assert_eq!(parse_tags_name(&tags.replace("0012", "12")), None);
+        assert_eq!(
+            (parse_tags_name(&head), parse_head_name(&tags)),
+            (None, None)
+        );
         let index = IndexId([3; 32]);
         assert_eq!(parse_index_name(&index_name(&index)), Some(index));
         assert_eq!(parse_index_name(&head), None);

@@ -319,6 +319,34 @@ fn the_index_object() {
 }
 
 #[test]
+fn the_list_of_tags() {
+    let name = |text| TagName::new(text).unwrap();
+    let tags = Tags {
+        given: [
+            (
+                Hlc(1_700_000_000_000_000_001),
+                (name("v1"), ChunkId([9; 32])),
+            ),
+            (
+                Hlc(1_700_000_000_000_000_002),
+                (name("n\u{e4}me"), ChunkId([8; 32])),
+            ),
+        ]
+        .into(),
+        taken_back: [(ReplicaId([1; 32]), Hlc(1_600_000_000_000_000_000))].into(),
+    };
+    hold("tags-list", &encode_tags(&tags).unwrap());
+    hold(
+        "tags",
+        &seal_tags(&keys(), &replica(), 3, &tags, [0x88; 32]).unwrap(),
+    );
+    assert_eq!(
+        open_tags(&keys(), &replica().id(), 3, &read("tags")),
+        Ok(tags)
+    );
+}
+
+#[test]
 fn the_head() {
     let commit = ChunkId([0x99; 32]);
     hold(

@@ -71,6 +71,8 @@ pub enum Command {
     Show(Show),
     /// Show what differs between two commits.
     Diff(Diff),
+    /// Give a commit a name, list the names, or take one back.
+    Tag(Tag),
     /// Bring a file or directory back as it was.
     Restore(Restore),
     /// Bring back what was deleted.
@@ -255,7 +257,7 @@ pub struct Stash {
 
 /// How a commit is named.
 const WHEN: &str = "A time (2026-11-21, 2026-11-21T10:00, 3d for three days ago), a commit's \
-number or the start of its id, or `latest`";
+number, the start of its id, a name that it was given, or `latest`";
 
 /// Brings content.
 #[derive(Debug, Args)]
@@ -296,6 +298,10 @@ pub struct Paths {
 /// Makes a commit.
 #[derive(Debug, Args)]
 pub struct Commit {
+    /// Only what is at these paths and below them, now or in the latest commit. What else changed
+    /// waits for the next commit.
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub paths: Vec<PathBuf>,
     /// What this state is.
     #[arg(short, long)]
     pub message: Option<String>,
@@ -403,6 +409,21 @@ pub struct Diff {
     /// Only what is at this path or below it.
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub path: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Names commits.
+#[derive(Debug, Args)]
+pub struct Tag {
+    #[arg(value_parser = When::parse, help = WHEN, requires = "name")]
+    pub commit: Option<When>,
+    /// The name. Without one, all names are listed.
+    pub name: Option<String>,
+    /// Take this name back, whichever machine gave it. The commit stays.
+    #[arg(long, value_name = "NAME", conflicts_with = "commit")]
+    pub delete: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

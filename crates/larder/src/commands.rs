@@ -55,6 +55,7 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),
+        Command::Tag(args) => past::tag(machine()?, args),
         Command::Restore(args) => past::restore(machine()?, args),
         Command::Undelete(args) => past::undelete(machine()?, args),
         Command::Verify(args) => verify::run(machine()?, args),

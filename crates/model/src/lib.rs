@@ -23,6 +23,7 @@ mod name;
 mod node;
 mod read;
 mod repair;
+mod tags;
 mod tree;
 mod working;
 
@@ -37,5 +38,6 @@ pub use name::{Name, NameError};
 pub use node::{Attrs, Kind, Life, Link, Node, Place, Register, Time, Valued};
 pub use read::Standing;
 pub use repair::{Naming, repair};
+pub use tags::{ShownTag, TagName, Tags, shown_tags};
 pub use tree::{Entry, Nodes, State, Tree};
 pub use working::Working;

@@ -1,7 +1,7 @@
 //! `.larder/history/`: the volume as it was, read-only.
 //!
-//! Each directory in it is a moment, named by its time; a time in between, a commit's number and
-//! the start of its id lead to one, too. Below lies the tree of that moment. Its pages come when a
+//! Each directory in it is a moment, named by its time, or by the name that a user gave it; a time in
+//! between, a commit's number and the start of its id lead to one, too. Below lies the tree of that moment. Its pages come when a
 //! directory is looked into, and content when it is read; nothing of it takes room here.
 //!
 //! The number of a node is made from the name of the moment, the commit, and the node's id, so it is
@@ -201,6 +201,18 @@ impl Face {
                 kind: Kind::Directory,
             });
             listed.insert(name, moment);
+        }
+        // Not noted as listed: a name may be another moment's tomorrow.
+        for tag in self.volume.tags()? {
+            let Ok(moment) = self.volume.moment(&Which::Name(tag.label.clone())) else {
+                continue;
+            };
+            let name = tag.label.into_bytes();
+            entries.push(DirEntry {
+                ino: PastNode::root(Arc::new(moment), &name).ino(),
+                kind: Kind::Directory,
+                name,
+            });
         }
         *self.history.listed.lock() = listed;
         Ok(entries)

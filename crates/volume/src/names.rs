@@ -959,13 +959,8 @@ impl Volume {
     /// # Errors
     /// [`VolumeError::NoEntry`] if there is none.
     pub fn resolve(&self, path: &[u8]) -> Result<Ino> {
-        self.db.read_snapshot(|connection| {
-            path.split(|&byte| byte == b'/')
-                .filter(|name| !name.is_empty() && *name != b".")
-                .try_fold(ROOT, |parent, name| {
-                    Ok(entry(connection, parent, name)?.child)
-                })
-        })
+        self.db
+            .read_snapshot(|connection| resolve(connection, path))
     }
 
     /// A path that leads to the node, from the root, without a leading `/`; `None` if the
@@ -976,6 +971,15 @@ impl Volume {
     pub fn path_of(&self, ino: Ino) -> Result<Option<Vec<u8>>> {
         self.db.read_snapshot(|connection| path_of(connection, ino))
     }
+}
+
+/// The node at a path from the root.
+pub(crate) fn resolve(connection: &Connection, path: &[u8]) -> Result<Ino> {
+    path.split(|&byte| byte == b'/')
+        .filter(|name| !name.is_empty() && *name != b".")
+        .try_fold(ROOT, |parent, name| {
+            Ok(entry(connection, parent, name)?.child)
+        })
 }
 
 /// A path that leads to the node, from the root; `None` if it has no name.

@@ -2,15 +2,15 @@
 
 use larder_daemon::{Commit as CommitOp, CommitMade, Failure};
 
-use super::{Machine, ask};
+use super::{Machine, ask, tree_paths};
 use crate::args::Commit;
 use crate::exit::Exit;
 use crate::say;
 
 pub fn commit(machine: Machine, args: &Commit) -> Result<Exit, Failure> {
-    let located = machine.locate(&[])?;
-    let message = args.message.clone();
-    let commit = ask(&located, CommitOp { message })?;
+    let located = machine.locate(&args.paths)?;
+    let (message, paths) = (args.message.clone(), tree_paths(&located));
+    let commit = ask(&located, CommitOp { message, paths })?;
     match args.json {
         true => say::json(&commit)?,
         false => show(&commit),

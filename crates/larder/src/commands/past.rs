@@ -1,13 +1,13 @@
-//! `log`, `show`, `diff`, `restore` and `undelete`: the past of the tree.
+//! `log`, `show`, `diff`, `tag`, `restore` and `undelete`: the past of the tree.
 
 use larder_daemon::{
-    Change, ChangeReport, CommitReport, Diff as DiffOp, Failure, Log as LogOp, LogOf, NodeKind,
-    Restore as RestoreOp, RestoreReport, Show as ShowOp, When,
+    Change, ChangeReport, CommitReport, Diff as DiffOp, Failure, GiveTag, ListTags, Log as LogOp,
+    LogOf, NodeKind, Restore as RestoreOp, RestoreReport, Show as ShowOp, TakeTagBack, When,
 };
 
 use super::commit::short;
 use super::{Machine, ask, say_kept, tree_paths};
-use crate::args::{Diff, Log, Restore, Show, Undelete};
+use crate::args::{Diff, Log, Restore, Show, Tag, Undelete};
 use crate::exit::Exit;
 use crate::table::{Side, Table};
 use crate::{say, units};
@@ -47,9 +47,13 @@ pub fn log(machine: Machine, args: &Log) -> Result<Exit, Failure> {
 fn row(commit: &CommitReport) -> [String; 4] {
     let message = commit.message.as_deref().unwrap_or_default();
     let first_line = message.lines().next().unwrap_or_default();
+    let names = match commit.tags.is_empty() {
+        true => String::new(),
+        false => format!("[{}] ", commit.tags.join(", ")),
+    };
     let text = match commit.stored {
-        true => first_line.to_owned(),
-        false => format!("(not stored yet) {first_line}"),
+        true => format!("{names}{first_line}"),
+        false => format!("{names}(not stored yet) {first_line}"),
     };
     let id = short(&commit.id).to_owned();
     [commit.n.to_string(), id, units::time(commit.time), text]
@@ -66,6 +70,9 @@ pub fn show(machine: Machine, args: &Show) -> Result<Exit, Failure> {
     let CommitReport { n, id, author, .. } = &diff.to;
     say::out(format_args!("Commit {n} {id}"));
     say::out(format_args!("By {author}, {}", units::time(diff.to.time)));
+    if !diff.to.tags.is_empty() {
+        say::out(format_args!("Named {}", diff.to.tags.join(", ")));
+    }
     for line in diff.to.message.as_deref().unwrap_or_default().lines() {
         say::out(format_args!("    {line}"));
     }
@@ -87,6 +94,47 @@ pub fn diff(machine: Machine, args: &Diff) -> Result<Exit, Failure> {
         true => say::json(&diff)?,
         false => changes(&diff.changes),
     }
+    Ok(Exit::Done)
+}
+
+pub fn tag(machine: Machine, args: &Tag) -> Result<Exit, Failure> {
+    let located = machine.locate(&[])?;
+    if let Some(name) = args.delete.clone() {
+        let tag = ask(&located, TakeTagBack { name })?;
+        match args.json {
+            true => say::json(&tag)?,
+            false => say::out(format_args!(
+                "Commit {} is not named {} any more",
+                short(&tag.commit),
+                tag.name
+            )),
+        }
+        return Ok(Exit::Done);
+    }
+    if let (Some(commit), Some(name)) = (args.commit.clone(), args.name.clone()) {
+        let words = format!("is named {name} now");
+        let commit = ask(&located, GiveTag { commit, name })?;
+        match args.json {
+            true => say::json(&commit)?,
+            false => say::out(format_args!(
+                "Commit {} {} {words}",
+                commit.n,
+                short(&commit.id)
+            )),
+        }
+        return Ok(Exit::Done);
+    }
+    let tags = ask(&located, ListTags {})?;
+    if args.json {
+        say::json(&tags)?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(&[Side::Left, Side::Left, Side::Left]);
+    for tag in &tags {
+        let time = tag.time.map(units::time).unwrap_or_default();
+        table.row([tag.name.clone(), short(&tag.commit).to_owned(), time]);
+    }
+    table.lines().for_each(say::out);
     Ok(Exit::Done)
 }
 
@@ -196,6 +244,7 @@ mod tests {
             message: None,
             stored: true,
             author: String::new(),
+            tags: Vec::new(),
         };
         let mut restored = RestoreReport {
             commit,

@@ -236,15 +236,27 @@ fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
     let first = number(laptop.larder(["commit", "-m", "pets", "--json"]));
     fs::write(at("photos/cat"), "a cat that was painted over").unwrap();
     fs::rename(at("photos/dog"), at("photos/hound")).unwrap();
+    fs::write(at("draft"), "not yet").unwrap();
+    let only = ["commit", "-m", "only photos", "Larder/photos", "--json"];
+    let photos = number(laptop.larder(only));
+    let said = laptop.larder(["show", &photos]).ok();
+    let said = said.says("photos/hound (was photos/dog)");
+    assert!(!said.out.contains("draft"), "{said:#?}");
     let second = number(laptop.larder(["commit", "-m", "art", "--json"]));
 
+    laptop.larder(["show", &second]).ok().says("art");
     laptop
-        .larder(["show", &second])
+        .larder(["tag", &first, "before art"])
         .ok()
-        .says("art")
-        .says("photos/hound (was photos/dog)");
+        .says("is named before art now");
     laptop
-        .larder(["diff", &first, "latest", "--path", "Larder/photos/cat"])
+        .larder([
+            "diff",
+            "before art",
+            "latest",
+            "--path",
+            "Larder/photos/cat",
+        ])
         .ok()
         .says("changed")
         .says("photos/cat");
@@ -292,6 +304,20 @@ fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
         .ok();
     desktop.mount();
     desktop.larder(["log"]).ok().says("pets").says("art");
+    desktop.larder(["sync"]).ok();
+    desktop.larder(["log"]).ok().says("[before art] pets");
+    desktop.larder(["tag"]).ok().says("before art");
+    let was = desktop.mount_point().join(".larder/history/before art");
+    let cat = fs::read_to_string(was.join("photos/cat")).unwrap();
+    assert_eq!(cat, "a cat");
+    desktop.larder(["show", "before art"]).ok().says("pets");
+    desktop
+        .larder(["tag", "--delete", "before art"])
+        .ok()
+        .says("is not named before art any more");
+    desktop.larder(["sync"]).ok();
+    assert_eq!(desktop.larder(["tag"]).ok().out, "");
+    assert!(!was.exists());
     desktop
         .larder(["log", "Larder/photos/cat"])
         .ok()
@@ -317,6 +343,10 @@ fn the_past_is_listed_compared_and_brought_back_on_a_mount() {
         &["restore", "Larder/photos/cow", "--at", "latest"],
         &["undelete", "Larder/photos/cat"],
         &["show", "77777"],
+        &["show", "before art"],
+        &["tag", "latest", "3d"],
+        &["tag", "latest"],
+        &["commit", "Larder/photos/cow"],
     ] {
         assert_ne!(desktop.larder(wrong).code, Some(0), "{wrong:?}");
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 31] = [
     "init",
     "open",
     "mount",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 30] = [
     "log",
     "show",
     "diff",
+    "tag",
     "restore",
     "undelete",
     "verify",

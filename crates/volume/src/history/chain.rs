@@ -12,14 +12,15 @@ use crate::push::base_commit;
 use crate::{Result, Volume, VolumeError};
 
 /// Digits of an id that are enough to look for one.
-const DIGITS_MIN: usize = 6;
+pub(super) const DIGITS_MIN: usize = 6;
 
 /// How a user names a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Which {
     /// The latest one.
     Latest,
-    /// Its number among this replica's commits, or the first digits of its id.
+    /// Its number among this replica's commits, a name that it was given, or the first digits of its
+    /// id.
     Name(String),
     /// The latest one at this time.
     At(Time),
@@ -77,11 +78,14 @@ impl Volume {
         if let Some(id) = self.own_commit(name)? {
             return self.read_commit(id);
         }
+        if let Some(id) = self.tagged(name)? {
+            return self.read_commit(id);
+        }
         let digits = name.to_ascii_lowercase();
         let is_id = digits.len() >= DIGITS_MIN && digits.bytes().all(|b| b.is_ascii_hexdigit());
         if !is_id {
             return Err(VolumeError::State(format!(
-                "{name:?} names no commit. `larder log` lists them by number and id"
+                "{name:?} names no commit. `larder log` lists them by number, id and name"
             )));
         }
         // A whole id needs no look at all the others.

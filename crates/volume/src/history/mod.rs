@@ -3,14 +3,15 @@
 //! A commit holds the whole tree of its moment, so the past needs no book of its own: `chain`
 //! goes from commit to commit, `past` reads the tree of one, `compare` tells two apart, and
 //! `path` follows one file through them, by the dots that say in which commit each part of a
-//! node was written. `restore` brings back what was, `view` shows it as files, and `when` reads
-//! and writes the names of moments. Pages that are not here come from the store when they are read.
+//! node was written. `restore` brings back what was, `view` shows it as files, `when` reads and
+//! writes the times that name moments, and `tags` the names that users gave them. Pages that are not here come from the store when they are read.
 
 mod chain;
 mod compare;
 mod past;
 mod path;
 mod restore;
+mod tags;
 mod view;
 mod when;
 
@@ -21,6 +22,7 @@ pub(crate) use past::Past;
 pub use path::Event;
 pub(crate) use path::shown;
 pub use restore::RestoreReport;
+pub(crate) use tags::{Numbered, due_tags, keep_tag_list, own_list, set_due_tags, tag_lists};
 pub(crate) use view::Views;
 pub use when::show_time;
 

@@ -3,16 +3,17 @@
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use larder_model::Time;
+use larder_model::{TagName, Time};
 
 use super::Which;
+use super::chain::DIGITS_MIN;
 
 const SECOND: i64 = 1_000_000_000;
 
 impl Which {
     /// From `latest`, a day or a time (`2026-11-21`, `2026-11-21T10:00`, with or without a zone), a
-    /// commit's number, or the start of its id. A day and a second mean their end, so that a time
-    /// that [`show_time`] shows names what was then. `None` if it is none of these.
+    /// commit's number, the start of its id, or its name. A day and a second mean their end, so that
+    /// a time that [`show_time`] shows names what was then. `None` if it is none of these.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "latest" {
             return Some(Self::Latest);
@@ -20,8 +21,15 @@ impl Which {
         if let Some(time) = parse_time(text) {
             return Some(Self::At(time));
         }
-        let is_name = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_name.then(|| Self::Name(text.to_owned()))
+        // A name, perhaps with the replica that gave it behind it.
+        let name = text.split_once(" (").map_or(text, |(name, _)| name);
+        TagName::new(name).map(|_| Self::Name(text.to_owned()))
+    }
+
+    /// Whether this would be taken for a commit's number, or for the start of an id.
+    pub(super) fn is_number_or_id(text: &str) -> bool {
+        text.bytes().all(|byte| byte.is_ascii_digit())
+            || text.len() >= DIGITS_MIN && text.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 
@@ -82,7 +90,12 @@ mod tests {
         assert_eq!(Which::parse("12"), Some(Which::Name("12".into())));
         let id = Some(Which::Name("3deadbeef".into()));
         assert_eq!(Which::parse("3deadbeef"), id);
-        for wrong in ["yesterday", "", ".", "2026-13-01", "2026-11-21T"] {
+        for name in ["v1", "before the move", "v1 (3fab12cd)"] {
+            assert_eq!(Which::parse(name), Some(Which::Name(name.into())));
+            assert!(!Which::is_number_or_id(name));
+        }
+        assert!(Which::is_number_or_id("12") && Which::is_number_or_id("3deadbeef"));
+        for wrong in ["", ".", "a/b", "(x)", "-v"] {
             assert_eq!(Which::parse(wrong), None, "{wrong:?}");
         }
     }

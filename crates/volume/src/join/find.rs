@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use larder_model::{Clock, ReplicaId};
-use larder_store::Key;
+use larder_store::{Key, ObjectMeta};
 use parking_lot::Mutex;
 
-use crate::pull::{Found, heads_of, learn_indexes, newest_of};
+use crate::pull::{Found, heads_in, learn_indexes, newest_of};
 use crate::push::{base_commit, beside, blocking};
 use crate::{Result, Volume};
 
@@ -42,16 +42,19 @@ pub(crate) fn included(volume: &Volume) -> Result<Clock> {
     })
 }
 
-/// The newest commit of each other replica that is not included here, the latest first; and what
-/// could not be read, in words. The packs that hold them are known.
+/// The newest commit of each other replica with a head among `listed` that is not included here, the
+/// latest first; and what could not be read, in words. The packs that hold them are known.
 ///
 /// # Errors
 /// If the store cannot be asked, or the database fails.
-pub(crate) async fn unseen(volume: &Arc<Volume>) -> Result<(Vec<Found>, Vec<String>)> {
+pub(crate) async fn unseen(
+    volume: &Arc<Volume>,
+    listed: &[ObjectMeta],
+) -> Result<(Vec<Found>, Vec<String>)> {
     let (fetcher, wait) = (volume.fetcher(), volume.settings.read_wait * 4);
     let own = volume.replica().id();
     let seen = &volume.seen;
-    let mut heads: BTreeMap<_, _> = heads_of(fetcher).await?;
+    let mut heads: BTreeMap<_, _> = heads_in(listed);
     heads.retain(|replica, heads| {
         let newest = heads.iter().map(|(n, _)| *n).max();
         *replica != own && newest > seen.heads.lock().get(replica).copied()

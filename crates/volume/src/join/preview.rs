@@ -10,7 +10,7 @@ use super::find::unseen;
 use super::merge::{Merged, merge};
 use super::missing_pages;
 use crate::history::{Difference, Past, became, path_of};
-use crate::pull::Found;
+use crate::pull::{Found, list_heads};
 use crate::push::{base_commit, blocking};
 use crate::{Ino, Result, Volume, VolumeError};
 
@@ -37,7 +37,8 @@ impl Volume {
     /// If the store cannot be asked, a page of another's tree cannot be had or is damaged, or the
     /// database fails.
     pub async fn preview(self: &Arc<Self>) -> Result<Preview> {
-        let (others, left) = unseen(self).await?;
+        let listed = list_heads(self.fetcher()).await?;
+        let (others, left) = unseen(self, &listed).await?;
         let mut preview = Preview {
             left,
             ..Preview::default()

@@ -24,7 +24,7 @@ use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
 use super::meet::Looks;
 use super::proof::{self, Accepted};
-use super::request::{CommitRequest, Request};
+use super::request::{Asked, CommitRequest, Request};
 use super::shared::Shared;
 use super::upload;
 use crate::db::Transaction;
@@ -211,7 +211,7 @@ impl Committer {
         if !is_due {
             return Ok(());
         }
-        while self.commit(volume, None, false).await?.more {}
+        while self.commit(volume, CommitRequest::default()).await?.more {}
         self.last_commit = self.shared.now();
         crate::pull::make_room_soon(volume);
         Ok(())
@@ -239,8 +239,12 @@ impl Committer {
 
     /// Makes the commit that a user asked for. Changes that are too many for one go ahead
     /// in others; the last one has the message.
-    async fn answer(&mut self, volume: &Arc<Volume>, request: CommitRequest) -> Result<()> {
-        let made = self.commit_all(volume, request.message).await;
+    async fn answer(&mut self, volume: &Arc<Volume>, asked: Asked) -> Result<()> {
+        let Asked { request, reply } = asked;
+        let made = match request.paths.is_empty() {
+            true => self.commit_all(volume, request.message).await,
+            false => self.commit_paths(volume, request).await,
+        };
         let (answer, own) = match made {
             Ok(made) => (Ok((made.n, made.id)), Ok(())),
             Err(error) => {
@@ -249,8 +253,17 @@ impl Committer {
             }
         };
         // Whoever asked may be gone.
-        let _ = request.reply.send(answer);
+        let _ = reply.send(answer);
         own
+    }
+
+    async fn commit_paths(&mut self, volume: &Arc<Volume>, request: CommitRequest) -> Result<Made> {
+        loop {
+            let made = self.commit(volume, request.clone()).await?;
+            if !made.more {
+                return Ok(made);
+            }
+        }
     }
 
     pub(super) async fn commit_all(
@@ -262,10 +275,13 @@ impl Committer {
         let most = self.rules.most_nodes;
         let (nodes, _) = blocking(move || count_uncommitted(&reading, most + 1)).await?;
         if nodes > most {
-            while self.commit(volume, None, false).await?.more {}
+            while self.commit(volume, CommitRequest::default()).await?.more {}
         }
-        let must = message.is_some();
-        self.commit(volume, message, must).await
+        let request = CommitRequest {
+            message,
+            paths: Vec::new(),
+        };
+        self.commit(volume, request).await
     }
 
     /// Makes commits of what was changed here, if anything was.
@@ -282,14 +298,9 @@ impl Committer {
         Ok(())
     }
 
-    /// Makes one commit and pushes it. If nothing differs and it is not a `must`, what was
+    /// Makes one commit and pushes it. If nothing differs and it has no message, what was
     /// noted as changed is as the latest commit has it, and that one is answered.
-    async fn commit(
-        &mut self,
-        volume: &Arc<Volume>,
-        message: Option<String>,
-        must: bool,
-    ) -> Result<Made> {
+    async fn commit(&mut self, volume: &Arc<Volume>, request: CommitRequest) -> Result<Made> {
         self.first_change = None;
         if self.is_cut {
             // The next one builds on its pages, and they may not be stored yet.
@@ -297,7 +308,7 @@ impl Committer {
             self.is_cut = false;
         }
         loop {
-            if let Some(made) = self.try_commit(volume, message.clone(), must).await? {
+            if let Some(made) = self.try_commit(volume, request.clone()).await? {
                 return Ok(made);
             }
         }
@@ -307,13 +318,13 @@ impl Committer {
     async fn try_commit(
         &mut self,
         volume: &Arc<Volume>,
-        message: Option<String>,
-        must: bool,
+        request: CommitRequest,
     ) -> Result<Option<Made>> {
         let most = self.rules.most_nodes;
         let drafting = Arc::clone(volume);
-        let draft = blocking(move || make_draft(&drafting, message, most)).await?;
+        let draft = blocking(move || make_draft(&drafting, request, most)).await?;
         let more = draft.taken.more && !draft.taken.is_empty();
+        let must = draft.commit.message.is_some();
         if !draft.differs && !must {
             let noting = Arc::clone(volume);
             let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
@@ -389,7 +400,8 @@ fn count_uncommitted(volume: &Volume, most: u64) -> Result<(u64, i64)> {
     })
 }
 
-fn make_draft(volume: &Volume, message: Option<String>, most: u64) -> Result<Draft> {
+fn make_draft(volume: &Volume, request: CommitRequest, most: u64) -> Result<Draft> {
+    let CommitRequest { message, paths } = request;
     volume.flush_lives();
     volume.push.rules.refresh(volume)?;
     volume.db.read_snapshot(|connection| {
@@ -397,7 +409,7 @@ fn make_draft(volume: &Volume, message: Option<String>, most: u64) -> Result<Dra
         let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
         clock.join(&draft::Beside::new(&draft::beside(connection)?).clock);
         let n = next_number(volume, connection, &clock)?;
-        draft::draft(volume, connection, n, message, most)
+        draft::draft(volume, connection, n, message, most, &paths)
     })
 }
 

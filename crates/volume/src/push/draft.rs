@@ -16,6 +16,7 @@ use larder_format::{Commit, PageSource, PageStore, VolumeKeys, decode_node, enco
 use larder_model::{ChunkId, Clock, Content, Dot, Hlc, Kind, LinkId, Node, NodeId, Time};
 use rusqlite::{Connection, OptionalExtension};
 
+use super::partial::choose;
 use super::written::{Seen, write_deleted, write_node};
 use crate::db::{Transaction, meta, set_meta};
 use crate::{Ino, ROOT, Result, Volume, VolumeError};
@@ -143,7 +144,8 @@ impl Beside {
 }
 
 /// The commit number `n` of this replica as it would be now, with at most `most_nodes`
-/// changed nodes.
+/// changed nodes; if there are `paths`, with what is at and below these only. If that leaves some
+/// of it for another commit, that one has the message.
 ///
 /// # Errors
 /// If the database fails or is damaged.
@@ -153,14 +155,28 @@ pub(super) fn draft(
     n: u64,
     message: Option<String>,
     most_nodes: u64,
+    paths: &[Vec<u8>],
 ) -> Result<Draft> {
     let base = base_commit(volume, connection)?;
+    let chosen = match paths {
+        [] => None,
+        paths => {
+            let commit = base.as_ref().map(|(_, commit)| commit);
+            Some(choose(volume, connection, commit, paths, most_nodes)?)
+        }
+    };
     let beside = Beside::new(&beside(connection)?);
     let pages = Pages::new(volume, connection, None);
     let mut drafting = Drafting::new(volume, connection, pages, base, beside, n);
-    drafting.take_changes(most_nodes)?;
-    drafting.take_gone(most_nodes)?;
-    drafting.finish(message)
+    let Some(chosen) = chosen else {
+        drafting.take_changes(most_nodes)?;
+        drafting.take_gone(most_nodes)?;
+        return drafting.finish(message);
+    };
+    drafting.take_these(chosen.nodes)?;
+    drafting.take_these_gone(chosen.gone)?;
+    drafting.taken.more = chosen.more;
+    drafting.finish(message.filter(|_| !chosen.more))
 }
 
 /// The commit number `n` of this replica that includes its base and what stands beside it, and in
@@ -266,8 +282,12 @@ impl<'a> Drafting<'a> {
             })?
             .collect::<Result<Vec<(Ino, i64)>, _>>()?;
         self.taken.more = rows.len() as u64 > most;
+        self.take_these(rows.into_iter().take(most as usize))
+    }
+
+    fn take_these(&mut self, changes: impl IntoIterator<Item = (Ino, i64)>) -> Result<()> {
         let mut taken = HashSet::new();
-        for (ino, change) in rows.into_iter().take(most as usize) {
+        for (ino, change) in changes {
             if taken.contains(&ino) {
                 continue;
             }
@@ -403,10 +423,22 @@ impl<'a> Drafting<'a> {
             })?
             .collect::<Result<Vec<(Vec<u8>, i64)>, _>>()?;
         self.taken.more |= rows.len() as u64 > most;
-        for (id, time) in rows {
-            let id = NodeId::from_slice(&id).ok_or_else(|| {
-                VolumeError::Damaged("the database's list of deleted nodes is damaged".to_owned())
-            })?;
+        let gone = rows
+            .into_iter()
+            .map(|(id, time)| {
+                let id = NodeId::from_slice(&id).ok_or_else(|| {
+                    VolumeError::Damaged(
+                        "the database's list of deleted nodes is damaged".to_owned(),
+                    )
+                })?;
+                Ok((id, time))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        self.take_these_gone(gone)
+    }
+
+    fn take_these_gone(&mut self, gone: Vec<(NodeId, i64)>) -> Result<()> {
+        for (id, time) in gone {
             let Some(before) = self.node_before(&id)? else {
                 self.taken.gone.push((id, time));
                 continue;
@@ -558,7 +590,7 @@ fn apply(
     }
 }
 
-fn node_id(connection: &Connection, ino: Ino) -> Result<Option<NodeId>> {
+pub(super) fn node_id(connection: &Connection, ino: Ino) -> Result<Option<NodeId>> {
     let id: Option<Vec<u8>> = connection
         .prepare_cached("SELECT id FROM nodes WHERE ino = ?1")?
         .query_row([ino as i64], |row| row.get(0))

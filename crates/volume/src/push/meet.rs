@@ -17,8 +17,9 @@ use rusqlite::Connection;
 use super::commit::Committer;
 use super::index::blocking;
 use super::ingest::salt;
+use super::tags::{put_due_tags, take_in_tags};
 use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
-use crate::pull::Found;
+use crate::pull::{Found, list_heads};
 use crate::{Result, Volume, VolumeError};
 
 /// So often a join that a user waits for begins anew because something changed here, before it is
@@ -140,8 +141,11 @@ impl Committer {
         let mut tries = 0;
         let mut wrong: BTreeMap<ChunkId, String> = BTreeMap::new();
         loop {
-            let (others, warnings) = join::unseen(volume).await?;
-            report.left = warnings;
+            let listed = list_heads(volume.fetcher()).await?;
+            report.left = take_in_tags(volume, &listed).await?;
+            put_due_tags(&self.shared, volume, &listed).await?;
+            let (others, warnings) = join::unseen(volume, &listed).await?;
+            report.left.extend(warnings);
             self.looks
                 .held
                 .retain(|id, _| others.iter().any(|other| other.id == *id));

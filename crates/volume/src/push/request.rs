@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use larder_model::ChunkId;
 use tokio::sync::oneshot;
 
+use super::draft::base_commit;
 use super::index::blocking;
 use super::ingest;
+use super::partial::Below;
+use crate::history::Past;
 use crate::join::{Deletions, SyncReport};
 use crate::live::DirtySince;
 use crate::progress::{Progress, Report, Unit};
@@ -32,15 +35,24 @@ pub struct CommitReport {
 #[derive(Debug)]
 pub(super) enum Request {
     /// A commit.
-    Commit(CommitRequest),
+    Commit(Asked),
     /// What other replicas have.
     Sync(Deletions, oneshot::Sender<Result<SyncReport>>),
 }
 
 /// A commit that somebody wants.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct CommitRequest {
+    /// With a message it is made even if nothing changed.
     pub(super) message: Option<String>,
+    /// Of what is at and below these; of all if there are none.
+    pub(super) paths: Vec<Vec<u8>>,
+}
+
+/// Where the answer goes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: CommitRequest,
     pub(super) reply: oneshot::Sender<Result<(u64, ChunkId)>>,
 }
 
@@ -59,9 +71,28 @@ impl Volume {
         message: Option<String>,
         report: Report<'_>,
     ) -> Result<CommitReport> {
-        let still_changing = self.wait_until_stored(report).await?;
+        self.commit_paths(message, Vec::new(), report).await
+    }
+
+    /// As [`Volume::commit`], of what is at these paths and below them, and of what was there in
+    /// the latest commit; of all if there are none. What else changed waits for another commit, but
+    /// for what has to go along: new and moved directories above, and whoever had a place before.
+    /// Only what is there now is waited for.
+    ///
+    /// # Errors
+    /// If a path leads nowhere, here and in the latest commit; and as [`Volume::commit`].
+    pub async fn commit_paths(
+        self: &Arc<Self>,
+        message: Option<String>,
+        paths: Vec<Vec<u8>>,
+        report: Report<'_>,
+    ) -> Result<CommitReport> {
+        let (looking, looked_for) = (Arc::clone(self), paths.clone());
+        blocking(move || looking.refuse_unknown(&looked_for)).await?;
+        let still_changing = self.wait_until_stored(&paths, report).await?;
         let (reply, answer) = oneshot::channel();
-        self.ask_committer(Request::Commit(CommitRequest { message, reply }))?;
+        let request = CommitRequest { message, paths };
+        self.ask_committer(Request::Commit(Asked { request, reply }))?;
         let (n, id) = answer.await.unwrap_or(Err(VolumeError::Stopping))?;
         Ok(CommitReport {
             n,
@@ -81,7 +112,7 @@ impl Volume {
         deletions: Deletions,
         report: Report<'_>,
     ) -> Result<SyncReport> {
-        self.wait_until_stored(report).await?;
+        self.wait_until_stored(&[], report).await?;
         let (reply, answer) = oneshot::channel();
         self.ask_committer(Request::Sync(deletions, reply))?;
         answer.await.unwrap_or(Err(VolumeError::Stopping))
@@ -92,18 +123,59 @@ impl Volume {
         sent.map_err(|_| VolumeError::Stopping)
     }
 
-    /// Waits until what is dirty now is stored. Answers the paths of files that it gave up
-    /// waiting for.
-    async fn wait_until_stored(self: &Arc<Self>, report: Report<'_>) -> Result<Vec<String>> {
+    fn refuse_unknown(&self, paths: &[Vec<u8>]) -> Result<()> {
+        for path in paths {
+            let is_here = match self.resolve(path) {
+                Ok(_) => true,
+                Err(VolumeError::NoEntry | VolumeError::NotDirectory) => false,
+                Err(error) => return Err(error),
+            };
+            if !is_here && !self.was_there(path)? {
+                return Err(VolumeError::State(format!(
+                    "there is no {}, neither here nor in the latest commit",
+                    String::from_utf8_lossy(path)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn was_there(&self, path: &[u8]) -> Result<bool> {
+        let Some((_, commit)) = self.db.read(|connection| base_commit(self, connection))? else {
+            return Ok(false);
+        };
+        Ok(Past::new(self, &commit).resolve(path)?.is_some())
+    }
+
+    /// Waits until what is dirty now, at these paths or anywhere, is stored. Answers the paths of
+    /// files that it gave up waiting for.
+    async fn wait_until_stored(
+        self: &Arc<Self>,
+        below: &[Vec<u8>],
+        report: Report<'_>,
+    ) -> Result<Vec<String>> {
         let shared = &self.push.shared;
         let _urgent = shared.hurry();
         ingest::help(self);
         self.push.attempts.forget_changes();
-        let looking = Arc::clone(self);
+        let (looking, paths) = (Arc::clone(self), below.to_vec());
         let mut waiting = blocking(move || {
             // What programs wrote past this process shows now.
             looking.flush_lives();
-            Ok(looking.dirty_files())
+            let mut dirty = looking.dirty_files();
+            if !paths.is_empty() {
+                dirty = looking.db.read_snapshot(|connection| {
+                    let mut below = Below::new(connection, &paths)?;
+                    let mut left = Vec::new();
+                    for (ino, since) in dirty {
+                        if below.has(ino)? {
+                            left.push((ino, since));
+                        }
+                    }
+                    Ok(left)
+                })?;
+            }
+            Ok(dirty)
         })
         .await?;
         let total = waiting.len() as u64;

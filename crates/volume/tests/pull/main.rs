@@ -13,6 +13,8 @@ mod joined;
 mod meetings;
 mod nearby;
 mod other_objects;
+mod paths;
 mod scan;
 mod support;
+mod tags;
 mod verify;

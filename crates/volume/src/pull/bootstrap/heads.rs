@@ -33,22 +33,32 @@ pub(crate) struct Found {
 ///
 /// # Errors
 /// If the store cannot be asked.
-pub(crate) async fn heads_of(fetcher: &Fetcher) -> Result<Heads> {
-    let listed = fetcher
-        .source
-        .store()
-        .list(&format!("{}/", object::HEADS))
-        .await?;
+async fn heads_of(fetcher: &Fetcher) -> Result<Heads> {
+    Ok(heads_in(&list_heads(fetcher).await?))
+}
+
+/// What lies beside the heads on the store, and they themselves: one listing.
+///
+/// # Errors
+/// If the store cannot be asked.
+pub(crate) async fn list_heads(fetcher: &Fetcher) -> Result<Vec<ObjectMeta>> {
+    let store = fetcher.source.store();
+    Ok(store.list(&format!("{}/", object::HEADS)).await?)
+}
+
+/// The heads among these objects.
+pub(crate) fn heads_in(listed: &[ObjectMeta]) -> Heads {
     let mut heads = Heads::new();
     for found in listed {
         if let Some((replica, n)) = parse_head_name(found.key.as_str()) {
-            heads.entry(replica).or_default().push((n, found));
+            heads.entry(replica).or_default().push((n, found.clone()));
         }
     }
-    Ok(heads)
+    heads
 }
 
-type Heads = BTreeMap<ReplicaId, Vec<(u64, ObjectMeta)>>;
+/// Heads by replica, with their numbers.
+pub(crate) type Heads = BTreeMap<ReplicaId, Vec<(u64, ObjectMeta)>>;
 
 /// The newest commit on the store, if there is any, and what a user should know of it.
 ///

@@ -18,7 +18,7 @@ mod staging;
 mod tree;
 
 pub use create::{InitReport, init, init_at_cost};
-pub(crate) use heads::{Found, heads_of, newest_of};
+pub(crate) use heads::{Found, heads_in, list_heads, newest_of};
 pub use join::{OpenReport, find_volume, open};
 pub(crate) use packs::learn_indexes;
 pub(in crate::pull) use slots::noted_slots;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use larder_format::{
     PackEntry, PackKind, decode_index, decode_volume_header, head_name, index_name, object,
-    object_hash, open_chunk, open_head, parse_head_name, parse_index_name, parse_pack_name,
-    parse_slot_name, read_pack, slot_kind, slot_name,
+    object_hash, open_chunk, open_head, open_tags, parse_head_name, parse_index_name,
+    parse_pack_name, parse_slot_name, parse_tags_name, read_pack, slot_kind, slot_name,
 };
 use larder_model::{ChunkId, Extent, IndexId, PackId};
 use larder_store::ObjectMeta;
@@ -281,6 +281,10 @@ impl Volume {
                 )),
                 _ => Ok(()),
             };
+        }
+        if let Some((replica, n)) = parse_tags_name(name) {
+            open_tags(&self.keys, &replica, n, bytes)?;
+            return Ok(());
         }
         if name == object::VOLUME {
             let volume = decode_volume_header(bytes)?;
