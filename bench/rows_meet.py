@@ -2,26 +2,43 @@
 
 Both are on this machine. Larder's meet on an SSH server, and directly if they know how; Syncthing's
 two directories meet directly. Whoever made something says so (`larder commit`, a scan), so that
-no row measures how long somebody waits for quiet. On the other side everything is read.
+no row measures how long somebody waits for quiet. On the other side everything is read; for
+`larder-pinned` all of it is kept on the other side, too, and it is waited for until it is there: that
+is what Syncthing does.
+
+All of it is on a loopback of its own, if that can be had. **Bytes that travel** are all that pass
+there meanwhile: to the server and from it, between the two, and the headers of all that.
 """
 
+import contextlib
+import json
 import os
 import shutil
 import time
 
 from measure import Aim, Row, Trial, measure
 from subjects import Larder, Syncthing
+from workplace import Missing, OwnLoopback
 
 PATIENCE_SECS = 300
 EDITS = 22
+RENAMED = 100_000
+PER_DIRECTORY = 1000
 
 
 def table():
     """The rows, in the order they run."""
     rows = [
-        Row("meet-docs", "10,000 files made here, until all are read there", aims=[Aim("larder", "syncthing", 5.0)]),
+        Row(
+            "meet-docs",
+            "10,000 files made here, until all are read there",
+            aims=[Aim("larder", "syncthing", 5.0), Aim("larder-pinned", "syncthing", 5.0)],
+        ),
         Row("meet-docs-cpu", "processor time of both for that", aims=[Aim("larder", "syncthing", 1.0)]),
         Row("meet-edit", "22 changes in 1 GiB here, until they are read there", aims=[Aim("larder", "syncthing", 10.0)]),
+        Row("meet-edit-sent", "bytes that travel for that", "MB", [Aim("larder", most=2.0)], per=1e-6),
+        Row("meet-rename", "a directory with 100,000 files renamed here, until it is so there"),
+        Row("meet-rename-sent", "bytes that travel for that", "KB", [Aim("larder", most=65.536)], per=1e-3),
         Row("meet-one", "one small file saved here, until it is read there", aims=[Aim("larder", most=0.3)]),
         Row("meet-same", "a sync of 10,000 files without a change", aims=[Aim("larder", most=0.05)]),
     ]
@@ -31,26 +48,58 @@ def table():
 def run(bench, rows):
     """Runs the wanted rows."""
     wanted = {row.name: row for row in rows}
-    with bench.workplace.stage() as stage:
+    with contextlib.ExitStack() as stack:
+        try:
+            counted = stack.enter_context(OwnLoopback()).bytes
+        except Missing as missing:
+            bench.leave_out(missing)
+            counted = None
+        stage = stack.enter_context(bench.workplace.stage())
         sshd = bench.sshd(stage)
-        pairs = [LarderPair(bench, stage, sshd)]
-        pairs += bench.peer("syncthing", lambda: SyncthingPair(stage))
-        docs = bench.data.get("docs")
+        larder = LarderPair(bench, stage, sshd)
+        pairs = [larder] + bench.peer("syncthing", lambda: SyncthingPair(stage))
         if {"meet-docs", "meet-docs-cpu"} & set(wanted):
+            docs = bench.data.get("docs")
             cpu = wanted.get("meet-docs-cpu")
             row = wanted.get("meet-docs") or table()["meet-docs"]
-            measure(row, {p.name: Trial(p.bring(docs, cpu)) for p in pairs}, 1, warm_ups=0)
-        if "meet-edit" in wanted:
+            pinned = PinnedPair(bench, stage, sshd)
+            measure(row, {p.name: Trial(p.bring(docs, cpu)) for p in [*pairs, pinned]}, 1, warm_ups=0)
+            pinned.end()
+        if {"meet-edit", "meet-edit-sent"} & set(wanted):
             for pair in pairs:
                 pair.make_big(bench.data.get("vm"))
-            measure(wanted["meet-edit"], {p.name: Trial(p.edit_big) for p in pairs}, 3, warm_ups=1)
+            trials = {p.name: sending(p, p.edit_big, wanted.get("meet-edit-sent"), counted) for p in pairs}
+            measure(wanted.get("meet-edit") or table()["meet-edit"], trials, 3, warm_ups=1)
+        if {"meet-rename", "meet-rename-sent"} & set(wanted):
+            # Syncthing, which scans and deletes one by one, needs minutes for each.
+            larder.make_many(RENAMED // bench.scale)
+            sent = wanted.get("meet-rename-sent")
+            trials = {larder.name: sending(larder, larder.rename_many, sent, counted)}
+            measure(wanted.get("meet-rename") or table()["meet-rename"], trials, 3, warm_ups=1)
         if "meet-one" in wanted:
             measure(wanted["meet-one"], {p.name: Trial(p.save_one) for p in pairs}, bench.repeats)
         if "meet-same" in wanted:
-            larder = pairs[0]
             measure(wanted["meet-same"], {larder.name: Trial(larder.sync)}, bench.repeats)
         for pair in pairs:
             pair.end()
+
+
+def sending(pair, act, row, counted):
+    """A trial whose bytes on the line are kept in `row`, too."""
+    before = 0
+
+    def begin():
+        nonlocal before
+        # What others still say of the last one is not this one's.
+        time.sleep(2)
+        before = counted()
+
+    def note():
+        row.add(pair.name, counted() - before)
+
+    if row is None or counted is None:
+        return Trial(act)
+    return Trial(act, begin, note)
 
 
 class Pair:
@@ -72,10 +121,14 @@ class Pair:
             for name in names:
                 path = self.there / os.path.relpath(name, self.here)
                 self.read(path, os.path.getsize(name))
+            self.wait_for_all(len(names), sum(os.path.getsize(name) for name in names))
             if cpu is not None:
                 cpu.add(self.name, self.processor_secs() - before)
 
         return trial
+
+    def wait_for_all(self, files, size):
+        """Waits until so many files, and all that is in them, are on the other side."""
 
     def make_big(self, vm):
         """A large file, that is on both sides."""
@@ -97,6 +150,27 @@ class Pair:
         last = size // EDITS * (EDITS - 1) + 4096 * Pair.turn
         self.wait(lambda: read_at(self.there / "big", last, len(mark)) == mark)
 
+    def make_many(self, files):
+        """A directory with many files, that is on both sides."""
+        Pair.turn += 1
+        home = self.here / "many-0"
+        for directory in range(max(1, files // PER_DIRECTORY)):
+            os.makedirs(home / f"{directory:04}")
+            for number in range(PER_DIRECTORY):
+                (home / f"{directory:04}" / f"{number:04}").write_bytes(b"%d %d" % (directory, number))
+        self.told()
+        last = f"{directory:04}/{number:04}"
+        self.renamed, self.last = 0, last
+        self.wait(lambda: (self.there / "many-0" / last).exists())
+
+    def rename_many(self):
+        """The directory gets another name."""
+        old, self.renamed = self.renamed, self.renamed + 1
+        (self.here / f"many-{old}").rename(self.here / f"many-{self.renamed}")
+        self.told()
+        there = self.there / f"many-{self.renamed}"
+        self.wait(lambda: (there / self.last).exists() and not (self.there / f"many-{old}" / self.last).exists())
+
     def save_one(self):
         """One file, as an editor saves it."""
         Pair.turn += 1
@@ -112,13 +186,13 @@ class Pair:
             while file.read(1 << 20):
                 pass
 
-    def wait(self, true):
+    def wait(self, true, pause=0.002):
         """Waits until something is so."""
         until = time.monotonic() + PATIENCE_SECS
         while not true():
             if time.monotonic() > until:
                 raise RuntimeError(f"{self.name} does not bring it")
-            time.sleep(0.002)
+            time.sleep(pause)
 
 
 def read_at(path, offset, size):
@@ -137,10 +211,11 @@ class LarderPair(Pair):
     name = "larder"
 
     def __init__(self, bench, stage, sshd):
-        address = sshd.address(stage.root / "meet-store")
-        self.first = Larder(stage, bench.binary, "first", address, sshd.larder())
+        address = sshd.address(stage.root / f"{self.name}-store")
+        first, second = f"{self.name}-first", f"{self.name}-second"
+        self.first = Larder(stage, bench.binary, first, address, sshd.larder())
         self.first.commit()
-        self.second = Larder(stage, bench.binary, "second", address, sshd.larder(), ticket=self.first)
+        self.second = Larder(stage, bench.binary, second, address, sshd.larder(), ticket=self.first)
         self.here, self.there = self.first.path, self.second.path
 
     def told(self):
@@ -157,6 +232,26 @@ class LarderPair(Pair):
         """Keeps what memory they took."""
         for volume in (self.first, self.second):
             volume.note_peak()
+
+
+class PinnedPair(LarderPair):
+    """The same, and the second machine keeps all content."""
+
+    name = "larder-pinned"
+
+    def __init__(self, bench, stage, sshd):
+        super().__init__(bench, stage, sshd)
+        self.second.run("--volume", self.second.path, "pin", self.second.path)
+
+    def read(self, path, size):
+        """Nobody asks for anything: it comes."""
+
+    def wait_for_all(self, files, size):
+        def is_there():
+            said = json.loads(self.second.run("--volume", self.second.path, "status", "--json"))
+            return said["files"] >= files and said["bytes_here"] >= size
+
+        self.wait(is_there, 0.05)
 
 
 class SyncthingPair(Pair):

@@ -14,6 +14,7 @@ import rows_cold  # noqa: E402
 import rows_large  # noqa: E402
 import rows_local  # noqa: E402
 import rows_meet  # noqa: E402
+import rows_past  # noqa: E402
 import rows_push  # noqa: E402
 import servers  # noqa: E402
 from datasets import Datasets  # noqa: E402
@@ -21,7 +22,7 @@ from measure import say  # noqa: E402
 from subjects import Larder  # noqa: E402
 from workplace import HERE, Missing, Workplace, found  # noqa: E402
 
-TABLES = {"local": rows_local, "push": rows_push, "cold": rows_cold, "large": rows_large, "meet": rows_meet}
+TABLES = {"local": rows_local, "push": rows_push, "cold": rows_cold, "large": rows_large, "meet": rows_meet, "past": rows_past}
 PEERS = ("sshfs", "s3fs", "juicefs", "rclone", "restic", "rustic", "rsync", "borg", "casync", "syncthing")
 MEMORY_AIM_BYTES = 120_000_000
 

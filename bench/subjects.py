@@ -35,7 +35,8 @@ class Larder:
     peaks = {}
 
     def __init__(
-        self, stage, binary, name, address, options=(), profile=None, environment=None, ticket=None
+        self, stage, binary, name, address, options=(), profile=None, environment=None, ticket=None,
+        opened=False, limits=(),
     ):
         self.stage, self.binary, self.name, self.profile = stage, binary, name, profile
         self.home = stage.dir(f"{name}-home")
@@ -49,13 +50,20 @@ class Larder:
             "LARDER_HOME": str(self.home),
             "LARDER_PASSPHRASE_FILE": str(secret),
         }
-        if ticket is None:
+        if opened:
+            # Another machine of the volume that is there.
+            self.run("open", address, self.path, "--budget", "60G", *options)
+        elif ticket is None:
             self.run("init", self.path, "--store", address, "--budget", "60G", *options)
         else:
             # Another machine of the volume that `ticket` is.
             text = ticket.run("--volume", ticket.path, "invite").split()
             text = next(word for word in text if word.startswith("larder-"))
             self.run("join", text, self.path, "--budget", "60G", *options)
+        if limits:
+            config = next(self.home.glob("volumes/*/config.toml"))
+            with open(config, "a", encoding="utf-8") as out:
+                out.write("\n[limits]\n" + "".join(f"{limit}\n" for limit in limits))
         self.mount()
 
     def run(self, *arguments):

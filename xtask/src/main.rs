@@ -11,6 +11,7 @@ mod faults;
 mod fsx;
 mod fuzz;
 mod haul;
+mod meet;
 mod pjdfstest;
 mod playground;
 mod programs;
@@ -43,6 +44,9 @@ Usage: cargo xtask COMMAND
           [--seed S] [--profile P]  from a seed on; without minutes: the sequence of that seed
   sim --seeds N [--from S]  replicas of one volume, simulated: so many runs; `--seed S`: the one that
                             failed, with as few steps as are found
+  meet --minutes N [--files F] [--seed S]
+                            three machines in use, which meet directly and on an SSH server, on
+                            lines that are cut and slow: they must come to one tree
   fuzz --minutes N          the fuzz targets, with a nightly compiler
   faults --minutes N [--from K]  a daemon whose calls fail or kill it, each at its turn
   fsx --minutes N           fsx on a mount of each profile, its files stored and fetched in between
@@ -91,6 +95,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
         ["setup"] => setup::all(),
         ["torture", words @ ..] => torture::run(&torture::Wish::from_words(words)?),
         ["sim", words @ ..] => sim::run(words),
+        ["meet", words @ ..] => meet::run(&meet::Wish::from_words(words)?),
         ["fuzz", "--minutes", minutes] => fuzz::run(minutes.parse()?),
         ["faults", "--minutes", minutes] => faults::run(minutes.parse()?, 1),
         ["faults", "--minutes", minutes, "--from", first] => {

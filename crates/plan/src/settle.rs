@@ -64,6 +64,9 @@ const SMALL_BYTES: u64 = 1 << 20;
 const QUIET_WHEN_WATCHED: Duration = Duration::from_millis(100);
 /// So long a change waits for others to join it while another machine watches.
 const IDLE_WHEN_WATCHED: Duration = Duration::from_millis(50);
+/// So many changed nodes make a commit at once while another machine watches: it sees a tree that is
+/// copied in while that goes on.
+const NODES_WHEN_WATCHED: u64 = 1000;
 
 impl SettleRules {
     /// The rules while another machine is here that waits for what is done.
@@ -165,6 +168,7 @@ impl CommitRules {
     pub fn when_watched(self) -> Self {
         Self {
             idle: self.idle.min(IDLE_WHEN_WATCHED),
+            most_nodes: self.most_nodes.min(NODES_WHEN_WATCHED),
             ..self
         }
     }
@@ -232,6 +236,18 @@ mod tests {
         assert_eq!(commits.due(secs(21), &waiting(5, false)), Due::Now);
         assert!(matches!(
             commits.due(secs(20), &waiting(5, false)),
+            Due::In(_)
+        ));
+        // What is stored all the time does not keep others from seeing the beginning of it.
+        let rules = CommitRules {
+            most_nodes: 10_000,
+            ..CommitRules::default()
+        };
+        let (few, many) = (waiting(999, true), waiting(1000, true));
+        assert!(matches!(rules.due(secs(20), &many), Due::In(_)));
+        assert_eq!(rules.when_watched().due(secs(20), &many), Due::Now);
+        assert!(matches!(
+            rules.when_watched().due(secs(20), &few),
             Due::In(_)
         ));
     }

@@ -87,6 +87,8 @@ impl Shelf {
 pub struct Machine {
     dir: tempfile::TempDir,
     home: PathBuf,
+    /// What stands in front of each command.
+    before: Vec<OsString>,
 }
 
 impl Machine {
@@ -94,7 +96,20 @@ impl Machine {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("passphrase"), format!("{PASSPHRASE}\n")).unwrap();
         let home = dir.path().join("home");
-        Self { dir, home }
+        Self {
+            dir,
+            home,
+            before: Vec::new(),
+        }
+    }
+
+    /// A machine whose commands are started by these words: a program that starts what stands
+    /// behind it.
+    #[allow(dead_code, reason = "the tests with networks use it")]
+    pub fn started_by(before: Vec<OsString>) -> Self {
+        let mut machine = Self::new();
+        machine.before = before;
+        machine
     }
 
     /// A machine whose state lies under a path that is too long for a socket's.
@@ -131,7 +146,12 @@ impl Machine {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
+        let mut words = self.before.iter().map(OsString::as_os_str);
+        let program = OsStr::new(env!("CARGO_BIN_EXE_larder"));
+        let mut command = Command::new(words.next().unwrap_or(program));
+        if !self.before.is_empty() {
+            command.args(words).arg(program);
+        }
         command
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))

@@ -27,6 +27,7 @@ mod joined;
 mod liar;
 mod local;
 mod lying;
+mod meet;
 mod mounts;
 mod peers;
 mod pinned;

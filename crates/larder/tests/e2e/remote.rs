@@ -32,9 +32,14 @@ impl Remote {
     }
 
     pub fn sftp(sshd: &Sshd) -> Self {
+        Self::sftp_by(sshd, sshd.socket())
+    }
+
+    /// The same, but reached through this socket.
+    pub fn sftp_by(sshd: &Sshd, socket: SocketAddr) -> Self {
         let (key, known_hosts) = (sshd.user_key(), sshd.known_hosts());
         Self {
-            address: sshd.address("store"),
+            address: sshd.address_by(socket, "store"),
             files: sshd.files().join("store"),
             flags: vec![
                 "--identity".into(),

@@ -1,7 +1,7 @@
 //! A listener on the loopback with a thread of its own.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread::JoinHandle;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +22,15 @@ impl Serving {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_on(IpAddr::V4(Ipv4Addr::LOCALHOST), serve)
+    }
+
+    /// The same, on a free port of this address.
+    pub(super) fn start_on<F>(ip: IpAddr, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = std::net::TcpListener::bind((ip, 0)).expect("a free port");
         listener
             .set_nonblocking(true)
             .expect("a listener that does not block");

@@ -1,13 +1,15 @@
-//! A line to a server that can be cut, held, and watched.
+//! A line to a server that can be cut, held, made long, and watched.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::serving::Serving;
 
@@ -25,26 +27,35 @@ struct State {
     /// Changes with each cut.
     cuts: watch::Sender<u64>,
     held: watch::Sender<bool>,
+    delay_us: AtomicU64,
     connections: AtomicU64,
     turns: AtomicU64,
     down_last: AtomicBool,
 }
 
 const NEVER: i64 = i64::MAX / 2;
+/// Pieces that are on a line at once, in each direction.
+const ON_ITS_WAY: usize = 64;
 
 impl Wire {
     /// A line to `server`.
     pub fn to(server: SocketAddr) -> Self {
+        Self::from(IpAddr::V4(Ipv4Addr::LOCALHOST), server)
+    }
+
+    /// A line to `server` that begins at another address of this machine.
+    pub fn from(here: IpAddr, server: SocketAddr) -> Self {
         let state = Arc::new(State {
             left: AtomicI64::new(NEVER),
             cuts: watch::Sender::new(0),
             held: watch::Sender::new(false),
+            delay_us: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             down_last: AtomicBool::new(true),
         });
         let shared = state.clone();
-        let serving = Serving::start(move |near| carry(near, server, shared.clone()));
+        let serving = Serving::start_on(here, move |near| carry(near, server, shared.clone()));
         Self { serving, state }
     }
 
@@ -66,6 +77,12 @@ impl Wire {
     /// Whether bytes wait on the line, in both directions, with no end of it in sight.
     pub fn hold(&self, held: bool) {
         self.state.held.send_replace(held);
+    }
+
+    /// How long each byte is on its way from now on, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        let us = delay.as_micros().try_into().unwrap_or(u64::MAX);
+        self.state.delay_us.store(us, Ordering::SeqCst);
     }
 
     /// How many connections were made so far.
@@ -116,20 +133,36 @@ async fn carry(near: TcpStream, server: SocketAddr, state: Arc<State>) {
 }
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, up: bool) {
-    let mut held = state.held.subscribe();
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if held.wait_for(|held| !held).await.is_err() {
-            return;
+    let (sent, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(ON_ITS_WAY);
+    let sending = async move {
+        let mut held = state.held.subscribe();
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer).await {
+            if held.wait_for(|held| !held).await.is_err() {
+                return;
+            }
+            if up {
+                state.went_up(read);
+            } else {
+                state.down_last.store(true, Ordering::SeqCst);
+            }
+            let delay = Duration::from_micros(state.delay_us.load(Ordering::SeqCst));
+            let piece = (Instant::now() + delay, buffer[..read].to_vec());
+            if sent.send(piece).await.is_err() {
+                return;
+            }
         }
-        if up {
-            state.went_up(read);
-        } else {
-            state.down_last.store(true, Ordering::SeqCst);
+    };
+    let receiving = async move {
+        while let Some((due, bytes)) = arriving.recv().await {
+            if due > Instant::now() {
+                tokio::time::sleep_until(due).await;
+            }
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
         }
-        if to.write_all(&buffer[..read]).await.is_err() {
-            return;
-        }
-    }
-    let _ = to.shutdown().await;
+        let _ = to.shutdown().await;
+    };
+    tokio::join!(sending, receiving);
 }
