@@ -17,6 +17,7 @@ mod programs;
 mod rules;
 mod run;
 mod setup;
+mod sim;
 mod sshd;
 mod torture;
 mod tree;
@@ -40,6 +41,8 @@ Usage: cargo xtask COMMAND
   setup                     only install what is missing
   torture --minutes N       long runs of the comparison of a mount with what it must be
           [--seed S] [--profile P]  from a seed on; without minutes: the sequence of that seed
+  sim --seeds N [--from S]  replicas of one volume, simulated: so many runs; `--seed S`: the one that
+                            failed, with as few steps as are found
   fuzz --minutes N          the fuzz targets, with a nightly compiler
   faults --minutes N [--from K]  a daemon whose calls fail or kill it, each at its turn
   fsx --minutes N           fsx on a mount of each profile, its files stored and fetched in between
@@ -87,6 +90,7 @@ fn dispatch(args: &[&str]) -> Result<()> {
         }
         ["setup"] => setup::all(),
         ["torture", words @ ..] => torture::run(&torture::Wish::from_words(words)?),
+        ["sim", words @ ..] => sim::run(words),
         ["fuzz", "--minutes", minutes] => fuzz::run(minutes.parse()?),
         ["faults", "--minutes", minutes] => faults::run(minutes.parse()?, 1),
         ["faults", "--minutes", minutes, "--from", first] => {

@@ -1,6 +1,7 @@
 //! A node's attributes, as the database has them.
 
 use larder_model::{Kind, Time};
+use nix::time::{ClockId, clock_gettime};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::{Ino, Result, VolumeError};
@@ -114,14 +115,20 @@ pub(crate) fn kind_of_code(code: u8) -> Kind {
 /// The time of the kernel's coarse clock: the one that its file systems stamp with, so
 /// that times set here and there keep their order.
 pub(crate) fn now() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-    Time(now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec)
+    time_of(ClockId::CLOCK_REALTIME_COARSE)
 }
 
 /// The time to the nanosecond.
 pub(crate) fn now_precise() -> Time {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    Time(now.tv_sec.saturating_mul(1_000_000_000) + now.tv_nsec)
+    time_of(ClockId::CLOCK_REALTIME)
+}
+
+/// What a clock of the kernel's shows, asked through the C library, as `std` asks for time: so who
+/// simulates time simulates this, too. A clock that the kernel does not have shows 1970.
+fn time_of(clock: ClockId) -> Time {
+    clock_gettime(clock).map_or(Time(0), |now| {
+        Time(now.tv_sec().saturating_mul(1_000_000_000) + now.tv_nsec())
+    })
 }
 
 impl TimeSet {

@@ -73,6 +73,11 @@ const ROOMS: &[Room] = &[
         outside: None,
     },
     Room {
+        name: "larder-sim",
+        rooms: &[MODEL, FORMAT, PLAN, STORE, VOLUME],
+        outside: None,
+    },
+    Room {
         name: "xtask",
         rooms: &[],
         outside: None,

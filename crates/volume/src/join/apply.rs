@@ -360,35 +360,36 @@ impl Applying<'_, '_> {
 
     /// What has the name is in no commit: it gets another one here.
     fn make_way(&mut self, parent: Ino, name: &Name) -> Result<()> {
+        let other = self.free_name(parent, name)?;
+        if other == *name {
+            return Ok(());
+        }
+        self.tx
+            .prepare_cached("UPDATE dentries SET name = ?3 WHERE parent = ?1 AND name = ?2")?
+            .execute((parent as i64, name.as_bytes(), other.as_bytes()))?;
+        self.effects
+            .entries
+            .insert((parent, other.as_bytes().to_vec()));
+        Ok(())
+    }
+
+    /// The name, or one like it that nothing has in this directory.
+    fn free_name(&self, parent: Ino, name: &Name) -> Result<Name> {
         let mut is_taken = self
             .tx
             .prepare_cached("SELECT 1 FROM dentries WHERE parent = ?1 AND name = ?2")?;
-        if !is_taken.exists((parent as i64, name.as_bytes()))? {
-            return Ok(());
-        }
-        for n in 1.. {
-            let ending = format!(
-                " (only here{})",
-                if n > 1 {
-                    format!(", {n}")
-                } else {
-                    String::new()
-                }
-            );
+        let mut free = name.clone();
+        let mut n = 0;
+        while is_taken.exists((parent as i64, free.as_bytes()))? {
+            n += 1;
+            let ending = match n {
+                1 => " (only here)".to_owned(),
+                n => format!(" (only here, {n})"),
+            };
             let kept = name.as_bytes().len().min(Name::MAX - ending.len());
-            let other = Name::new([&name.as_bytes()[..kept], ending.as_bytes()].concat())?;
-            if is_taken.exists((parent as i64, other.as_bytes()))? {
-                continue;
-            }
-            self.tx
-                .prepare_cached("UPDATE dentries SET name = ?3 WHERE parent = ?1 AND name = ?2")?
-                .execute((parent as i64, name.as_bytes(), other.as_bytes()))?;
-            self.effects
-                .entries
-                .insert((parent, other.as_bytes().to_vec()));
-            break;
+            free = Name::new([&name.as_bytes()[..kept], ending.as_bytes()].concat())?;
         }
-        Ok(())
+        Ok(free)
     }
 
     /// Removes the nodes that are not there any more. A directory in which something lies that no
@@ -426,13 +427,17 @@ impl Applying<'_, '_> {
         Ok(())
     }
 
+    /// The directory stays. If the new tree has its name for something else, for the directory that it
+    /// was merged into for one, it gets another: what the tree has keeps its name everywhere.
     fn keep_directory(&mut self, changed: &Changed) -> Result<()> {
-        let places = names(changed.before.as_deref());
-        let (Some(ino), Some((link, place))) = (self.ino(&changed.id)?, places.iter().next())
-        else {
+        let places = names(changed.before.as_deref()).into_iter().next();
+        let (Some(ino), Some((link, mut place))) = (self.ino(&changed.id)?, places) else {
             return Ok(());
         };
-        self.add_name(&changed.id, Kind::Directory, *link, place)?;
+        if let Some(parent) = self.entered(&place.parent)? {
+            place.name = self.free_name(parent, &place.name)?;
+        }
+        self.add_name(&changed.id, Kind::Directory, link, &place)?;
         self.volume.mark_changed(self.tx, ino)
     }
 

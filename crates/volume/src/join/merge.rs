@@ -162,8 +162,11 @@ pub(crate) fn merge(
         }
     }
     let is_theirs = repairs.is_empty() && is_as_theirs(&differing, &changes);
+    // A commit that includes all that is included here is followed, also when the trees are the same:
+    // so the history has what stood beside.
+    let is_ahead = theirs.clock.includes(&included);
     let mut beside: Vec<(ChunkId, Commit)> = already;
-    let base = if changes.is_empty() {
+    let base = if changes.is_empty() && !(is_theirs && is_ahead) {
         beside.push((other.id, theirs.clone()));
         NewBase::Ours
     } else if is_theirs {
@@ -185,7 +188,7 @@ pub(crate) fn merge(
         NewBase::Made(Box::new(draft))
     };
     let left = match &base {
-        NewBase::Theirs(_) => left_pages(&pages, &ours, &fetched)?,
+        NewBase::Theirs(_) => left_pages(&pages, &ours, theirs, &fetched)?,
         NewBase::Ours | NewBase::Made(_) => Vec::new(),
     };
     let conflicts = conflicts(&repairs);
@@ -267,14 +270,15 @@ fn conflicts(repairs: &[Change]) -> Vec<NodeId> {
     nodes
 }
 
-/// The pages of our trees that theirs have not: each page that they share stands below one that
-/// was fetched, and with it all below it.
+/// The pages of our trees that theirs have not: each page that they share is the root of one, or
+/// stands below a page that was fetched, and with it all below it.
 fn left_pages(
     pages: &RefCell<Pages<'_>>,
     ours: &Commit,
+    theirs: &Commit,
     fetched: &Fetched,
 ) -> Result<Vec<ChunkId>> {
-    let mut shared = HashSet::new();
+    let mut shared = HashSet::from([theirs.nodes, theirs.names]);
     for bytes in fetched.values() {
         shared.extend(tree::references(bytes)?);
     }

@@ -64,6 +64,7 @@ pub(super) fn start(
         last_seen: 0,
         last_commit: Duration::ZERO,
         looks: Looks::new(volume.settings.sync_interval),
+        is_cut: false,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -86,6 +87,8 @@ pub(super) struct Committer {
     last_commit: Duration,
     /// When others are looked for.
     pub(super) looks: Looks,
+    /// Whether the last commit was not acknowledged: an error came in between.
+    is_cut: bool,
 }
 
 /// A commit that the store has.
@@ -124,9 +127,13 @@ impl Committer {
                 Some(Request::Commit(request)) => self.answer(&volume, request).await,
                 Some(Request::Sync(deletions, reply)) => {
                     let done = self.sync(&volume, deletions).await;
+                    let is_over = matches!(done, Err(VolumeError::Stopping));
                     // Whoever asked may be gone.
                     let _ = reply.send(done);
-                    Ok(())
+                    match is_over {
+                        true => Err(VolumeError::Stopping),
+                        false => Ok(()),
+                    }
                 }
                 None => match self.commit_if_due(&volume).await {
                     Ok(()) => self.look_if_due(&volume).await,
@@ -252,7 +259,7 @@ impl Committer {
             count_uncommitted(&reading, 1)
         })
         .await?;
-        if nodes > 0 {
+        if nodes > 0 || self.is_cut {
             self.commit_all(volume, None).await?;
         }
         Ok(())
@@ -267,6 +274,11 @@ impl Committer {
         must: bool,
     ) -> Result<Made> {
         self.first_change = None;
+        if self.is_cut {
+            // The next one builds on its pages, and they may not be stored yet.
+            resume(&self.shared, volume).await?;
+            self.is_cut = false;
+        }
         loop {
             if let Some(made) = self.try_commit(volume, message.clone(), must).await? {
                 return Ok(made);
@@ -310,15 +322,18 @@ impl Committer {
         head: Vec<u8>,
     ) -> Result<bool> {
         let (n, id) = (draft.commit.n, draft.id);
+        self.is_cut = true;
         let accepted = match push(&self.shared, volume, n, draft.pages, head).await? {
             Pushed::Put(accepted) => accepted,
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
+                self.is_cut = false;
                 return Ok(false);
             }
         };
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
+        self.is_cut = false;
         tracing::debug!(n, %id, "a commit is stored");
         heads::drop_old(volume, &volume.store).await;
         if let Err(error) = index::tidy(volume, n).await {
@@ -506,7 +521,8 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
     })
 }
 
-/// The head of commit `n` is acknowledged: what it took is stored.
+/// The head of commit `n` is acknowledged: what it took is stored, and so are those before it, which
+/// it includes. One of them may not have been acknowledged when the last run ended.
 fn note_acknowledged(
     volume: &Volume,
     n: u64,
@@ -517,7 +533,7 @@ fn note_acknowledged(
         if let Some(accepted) = accepted {
             accepted.note(tx)?;
         }
-        tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n = ?1")?
+        tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n <= ?1 AND acked = 0")?
             .execute([n as i64])?;
         forget_changes(volume, tx, taken)
     })

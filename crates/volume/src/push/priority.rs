@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Between 0 (as everyone) and 19 (last). The kernel's I/O priority follows it.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 12;
@@ -15,11 +17,7 @@ pub(super) fn step_behind() {
     }
 }
 
-/// The processor time that the calling thread has used.
+/// The processor time that the calling thread has used; none where the kernel does not say.
 pub(super) fn cpu_used() -> Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(used.tv_sec).unwrap_or(0),
-        u32::try_from(used.tv_nsec).unwrap_or(0),
-    )
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

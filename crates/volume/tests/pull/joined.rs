@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use larder_store::testing::Counts;
+use larder_store::testing::{Call, Counts, Fault, When};
 use larder_volume::history::{What, Which};
 use larder_volume::{Access, Deletions, Keep, Presence, ROOT, RenameMode, Settings, VolumeError};
 
@@ -190,6 +190,100 @@ async fn an_edit_beats_a_deletion_and_what_is_only_here_stays() {
         second.read(second.find("d/kept.tmp")).await.unwrap(),
         b"local"
     );
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Two made a directory of one name, which becomes one; in the one that goes lies what a rule keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_of_a_merged_directory_takes_nothings_name() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    first.write(first.mkdir(ROOT, "both"), "of first", b"1");
+    first.commit().await;
+    // A commit later, so it is the younger one, which goes.
+    let both = second.mkdir(ROOT, "both");
+    second.write(both, "of second", b"2");
+    second.write(both, "mine.tmp", b"local");
+    second.commit().await;
+    for _ in 0..2 {
+        first.sync().await;
+        second.sync().await;
+    }
+    for replica in [&first, &second] {
+        for file in ["both/of first", "both/of second"] {
+            assert!(replica.volume.resolve(file.as_bytes()).is_ok(), "{file}");
+        }
+    }
+    let mine = second.find("both (only here)/mine.tmp");
+    assert_eq!(second.read(mine).await.unwrap(), b"local");
+    first.stop().await;
+    second.stop().await;
+}
+
+/// An end in the midst of two commits: the later one includes the other, and once it is there no
+/// commit is missing that a join would wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_the_last_run_left_do_not_keep_joins_away() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    for n in 0..3 {
+        second.write(ROOT, "mine", &[n]);
+        second.commit().await;
+    }
+    let state = second.stop().await;
+    let database = rusqlite::Connection::open(state.join("volume.db")).unwrap();
+    let unnoted = database.execute(
+        "UPDATE commits SET acked = 0 WHERE n > (SELECT max(n) FROM commits) - 2",
+        [],
+    );
+    assert_eq!(unnoted.unwrap(), 2);
+    drop(database);
+    let second = shelf.start(state, settings());
+    first.write(ROOT, "other", b"of the first");
+    first.commit().await;
+    assert_eq!(second.sync().await.commits, 1);
+    first.stop().await;
+    second.stop().await;
+}
+
+/// A commit that changed nothing, and stood beside another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_history_has_all_commits_of_both() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    first.write(ROOT, "more", b"of the first");
+    first.commit().await;
+    second.commit().await;
+    let named = second.volume.moment(&Which::Latest).unwrap().id;
+    second.sync().await;
+    first.sync().await;
+    first.commit().await;
+    second.sync().await;
+    for replica in [&first, &second] {
+        let mut chain = replica.volume.chain().unwrap();
+        assert!(chain.any(|moment| moment.unwrap().id == named));
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Where only the content of a file changed, the tree of names is the one of before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_that_two_trees_share_stay() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    first.write(first.find("d"), "a", b"another");
+    first.commit().await;
+    second.sync().await;
+    let state = second.stop().await;
+    shelf.faulty.set(Fault::Cut, Call::Any, When::Always);
+    let second = shelf.start(state, settings());
+    let latest = second.volume.moment(&Which::Latest).unwrap();
+    let past = second
+        .volume
+        .past_entries(&latest, larder_model::NodeId::ROOT);
+    assert_eq!(past.unwrap().len(), 2);
     first.stop().await;
     second.stop().await;
 }
