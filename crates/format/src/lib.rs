@@ -22,6 +22,7 @@ mod index;
 mod keys;
 mod kind;
 pub mod list;
+mod mark;
 mod node;
 pub mod object;
 mod pack;
@@ -46,10 +47,12 @@ pub use index::{IndexObject, IndexedPack, decode_index, encode_index};
 pub use keys::{KeyFile, ReplicaKey, VolumeKeys};
 pub use kind::{kind_code, kind_from_code};
 pub use list::{INLINE_EXTENTS, ListWriter};
+pub use mark::{Mark, open_mark, read_mark, seal_mark};
 pub use node::{MAX_NODE_BYTES, decode_node, encode_node};
 pub use object::{
-    ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, object_hash,
-    pack_name, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name, slot_name,
+    ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, mark_name,
+    object_hash, pack_name, parse_head_name, parse_index_name, parse_mark_name, parse_pack_name,
+    parse_slot_name, slot_name,
 };
 pub use pack::{
     MAX_CHUNK_BYTES, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PACK_HEADER_LEN, PACK_TARGET_BYTES,
