@@ -10,9 +10,9 @@ use larder_format::tree::{
 };
 use larder_format::{
     Commit, Credential, FormatError, KeyFile, PACK_HEADER_LEN, PACK_TRAILER_LEN, PackHead,
-    PackKind, PageSource, RecoveryKey, VolumeKeys, decode_content, decode_index, decode_node,
-    decode_volume_header, encode_content, encode_node, list, object_hash, open_head, open_mark,
-    open_slot, parse_head_name, parse_index_name, parse_mark_name, parse_pack_name,
+    PackKind, PageSource, RecoveryKey, References, VolumeKeys, decode_content, decode_index,
+    decode_node, decode_volume_header, encode_content, encode_node, list, object_hash, open_head,
+    open_mark, open_slot, parse_head_name, parse_index_name, parse_mark_name, parse_pack_name,
     parse_slot_name, read_mark, read_pack, slot_kind,
 };
 use larder_model::{ChunkId, Content, PackId, ReplicaId, VolumeId};
@@ -36,6 +36,7 @@ pub fn objects(bytes: &[u8]) {
     let _ = decode_index(&keys, bytes);
     let _ = open_head(&keys, &ReplicaId([7; 32]), 300, bytes);
     let _ = open_mark(&keys, &ReplicaId([7; 32]), 300, bytes);
+    let _ = References::of_page(bytes);
     if let Ok(mark) = read_mark(bytes) {
         assert_eq!(mark.plain(), bytes);
     }

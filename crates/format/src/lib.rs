@@ -27,6 +27,7 @@ mod node;
 pub mod object;
 mod pack;
 mod pages;
+mod reach;
 mod rechunk;
 mod recovery;
 mod seal;
@@ -60,6 +61,7 @@ pub use pack::{
     read_pack,
 };
 pub use pages::{PageKind, PageSource, PageStore};
+pub use reach::References;
 pub use rechunk::{NewPiece, OldPiece, rechunk};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slot::{
