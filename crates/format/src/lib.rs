@@ -48,7 +48,7 @@ pub use index::{IndexObject, IndexedPack, decode_index, encode_index};
 pub use keys::{KeyFile, ReplicaKey, VolumeKeys};
 pub use kind::{kind_code, kind_from_code};
 pub use list::{INLINE_EXTENTS, ListWriter};
-pub use mark::{Mark, open_mark, read_mark, seal_mark};
+pub use mark::{Mark, encode_retention, open_mark, read_mark, read_retention, seal_mark};
 pub use node::{MAX_NODE_BYTES, decode_node, encode_node};
 pub use object::{
     ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, mark_name,

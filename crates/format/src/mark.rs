@@ -204,6 +204,24 @@ fn put_retention(out: &mut Vec<u8>, retention: Option<Retention>) {
     }
 }
 
+/// The bytes of what was said of a volume's history.
+pub fn encode_retention(retention: Option<Retention>) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_retention(&mut out, retention);
+    out
+}
+
+/// Reads what [`encode_retention`] wrote.
+///
+/// # Errors
+/// If the bytes are damaged.
+pub fn read_retention(bytes: &[u8]) -> Result<Option<Retention>> {
+    let mut reader = Reader::new(NOUN, bytes);
+    let retention = take_retention(&mut reader)?;
+    reader.finish()?;
+    Ok(retention)
+}
+
 fn take_retention(reader: &mut Reader<'_>) -> Result<Option<Retention>> {
     let has_rules = match reader.u8()? {
         0 => return Ok(None),

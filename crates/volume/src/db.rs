@@ -21,8 +21,8 @@ pub use crate::group::Transaction;
 use crate::group::{Bell, Ended, Writer};
 use crate::{Ino, Result, VolumeError};
 
-/// The version of the tables in `schema.sql`, `schema_2.sql` and `schema_3.sql`.
-pub const DATABASE_FORMAT: i64 = 4;
+/// The version of the tables in `schema.sql`, `schema_2.sql` and so on.
+pub const DATABASE_FORMAT: i64 = 5;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// What format 2 added to format 1.
@@ -31,6 +31,8 @@ const SCHEMA_2: &str = include_str!("schema_2.sql");
 const SCHEMA_3: &str = include_str!("schema_3.sql");
 /// What format 4 added to format 3.
 const SCHEMA_4: &str = include_str!("schema_4.sql");
+/// What format 5 added to format 4.
+const SCHEMA_5: &str = include_str!("schema_5.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;
 /// How long a connection waits for another.
@@ -77,6 +79,7 @@ impl Db {
         tx.execute_batch(SCHEMA_2)?;
         tx.execute_batch(SCHEMA_3)?;
         tx.execute_batch(SCHEMA_4)?;
+        tx.execute_batch(SCHEMA_5)?;
         tx.execute(
             "INSERT INTO meta(key, value) VALUES('format', ?1), ('synced', ?2)",
             (DATABASE_FORMAT.to_be_bytes(), 0u64.to_be_bytes()),
@@ -404,7 +407,10 @@ fn upgrade(connection: &mut Connection, from: i64) -> Result<()> {
     if from < 3 {
         tx.execute_batch(SCHEMA_3)?;
     }
-    tx.execute_batch(SCHEMA_4)?;
+    if from < 4 {
+        tx.execute_batch(SCHEMA_4)?;
+    }
+    tx.execute_batch(SCHEMA_5)?;
     set_meta(&tx, "format", &DATABASE_FORMAT.to_be_bytes())?;
     tx.commit()?;
     Ok(())

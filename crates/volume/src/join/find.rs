@@ -20,6 +20,18 @@ pub(crate) struct Seen {
     heads: Mutex<HashMap<ReplicaId, u64>>,
 }
 
+impl Seen {
+    /// The index objects that were read.
+    pub(crate) fn indexes(&self) -> &Mutex<HashSet<Key>> {
+        &self.indexes
+    }
+
+    /// All index objects are read again.
+    pub(crate) fn forget_indexes(&self) {
+        self.indexes.lock().clear();
+    }
+}
+
 /// The newest commit of each other replica that is not included here, the latest first; and what
 /// could not be read, in words. The packs that hold them are known.
 ///

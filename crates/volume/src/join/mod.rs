@@ -20,7 +20,7 @@ mod merge;
 
 pub(crate) use apply::{Applied, Effects, apply};
 pub(crate) use find::{Seen, unseen};
-pub(crate) use merge::{NewBase, merge};
+pub(crate) use merge::{Merged, NewBase, merge};
 
 use std::sync::Arc;
 

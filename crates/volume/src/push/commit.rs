@@ -22,11 +22,12 @@ use super::identity;
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
 use super::proof::{self, Accepted};
-use super::request::{CommitRequest, Request};
+use super::request::{CommitRequest, MarkWork, Request};
 use super::shared::Shared;
 use super::upload;
+use crate::collect::{marks, rest};
 use crate::db::Transaction;
-use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
+use crate::join::{self, Applied, Deletions, Merged, NewBase, SyncReport};
 use crate::pull::{Found, forget_pages};
 use crate::{Result, Volume, VolumeError};
 
@@ -66,6 +67,7 @@ pub(super) fn start(
         last_change: Duration::ZERO,
         last_seen: 0,
         last_commit: Duration::ZERO,
+        last_look: None,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -86,6 +88,8 @@ struct Committer {
     /// The number of the last change that was seen.
     last_seen: i64,
     last_commit: Duration,
+    /// When the marks of others were last looked at.
+    last_look: Option<Duration>,
 }
 
 /// A commit that the store has.
@@ -123,7 +127,16 @@ impl Committer {
                     let _ = reply.send(done);
                     Ok(())
                 }
-                None => self.commit_if_due(&volume).await,
+                Some(Request::Mark(work, reply)) => {
+                    let done = self.mark(&volume, work).await;
+                    // Whoever asked may be gone.
+                    let _ = reply.send(done);
+                    Ok(())
+                }
+                None => match self.commit_if_due(&volume).await {
+                    Ok(()) => self.look_at_marks_if_due(&volume).await,
+                    error => error,
+                },
             };
             match done {
                 Ok(()) => self.shared.warnings.clear("commit"),
@@ -150,6 +163,7 @@ impl Committer {
                 if let Compared::Apart(apart) = heads::compare(&self.shared, &volume).await? {
                     identity::go_on_as_new(&volume, apart).await?;
                 }
+                marks::begin(&self.shared, &volume).await?;
                 resume(&self.shared, &volume).await
             };
             match begun.await {
@@ -260,6 +274,8 @@ impl Committer {
         let draft = blocking(move || make_draft(&drafting, message, most)).await?;
         let more = draft.taken.more && !draft.taken.is_empty();
         if !draft.differs && !must {
+            // What was stored anew of what the latest commit has is in new packs.
+            index::push(&self.shared, volume).await?;
             let noting = Arc::clone(volume);
             let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
             return Ok(Some(Made { more, ..latest }));
@@ -283,9 +299,11 @@ impl Committer {
             Pushed::Put(accepted) => accepted,
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
+                marks::begin(&self.shared, volume).await?;
                 return Ok(false);
             }
         };
+        self.look_before_safe(volume).await?;
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         tracing::debug!(n, %id, "a commit is stored");
@@ -296,15 +314,79 @@ impl Committer {
         Ok(true)
     }
 
+    /// Does something about marks, between two commits.
+    async fn mark(&mut self, volume: &Arc<Volume>, work: MarkWork) -> Result<()> {
+        marks::notice(&self.shared, volume).await?;
+        self.last_look = Some(self.shared.now());
+        self.commit_all(volume, None).await?;
+        let owed = marks::is_word_owed(volume)?;
+        if owed {
+            index::forget_deleted(&self.shared, volume).await?;
+        }
+        let giving = Arc::clone(volume);
+        blocking(move || marks::give_word(&giving)).await?;
+        if owed || work == MarkWork::Publish || marks::stands_elsewhere(volume)? {
+            marks::publish(&self.shared, volume).await?;
+        }
+        if work == MarkWork::Publish {
+            marks::settle_own(volume).await?;
+            index::forget_deleted(&self.shared, volume).await?;
+            self.commit_all(volume, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_marks_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let now = self.shared.now();
+        let last = *self.last_look.get_or_insert(now);
+        if now < last + volume.settings.mark_interval {
+            return Ok(());
+        }
+        // What cannot be asked now is asked later; nobody here waits for it.
+        self.last_look = Some(now);
+        match self.mark(volume, MarkWork::Notice).await {
+            Err(VolumeError::Stopping) => Err(VolumeError::Stopping),
+            Err(error) => {
+                tracing::debug!(%error, "the marks of others are looked at later");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What a head reaches is safe only if the marks were seen lately: others may have waited for
+    /// this replica in vain.
+    async fn look_before_safe(&self, volume: &Arc<Volume>) -> Result<()> {
+        loop {
+            match marks::look_if_old(&self.shared, volume).await {
+                Ok(()) => break,
+                Err(VolumeError::Stopping) => return Err(VolumeError::Stopping),
+                Err(error) => self.shared.warnings.set(
+                    "marks",
+                    format!("the marks of other machines could not be read: {error}"),
+                ),
+            }
+            if !self.shared.pause(REST_AFTER_FAILURE).await {
+                return Err(VolumeError::Stopping);
+            }
+        }
+        self.shared.warnings.clear("marks");
+        Ok(())
+    }
+
     /// Includes what other replicas have on the store.
     async fn sync(&mut self, volume: &Arc<Volume>, deletions: Deletions) -> Result<SyncReport> {
         let mut report = SyncReport::default();
         let mut tries = 0;
+        self.mark(volume, MarkWork::Notice).await?;
         loop {
             self.commit_all(volume, None).await?;
             let (others, warnings) = join::unseen(volume).await?;
             report.left = warnings;
             let Some(other) = others.first() else {
+                if marks::stands_elsewhere(volume)? {
+                    marks::publish(&self.shared, volume).await?;
+                }
                 return Ok(report);
             };
             let joined = self.join(volume, other, deletions, &mut report).await?;
@@ -355,6 +437,7 @@ impl Committer {
         let Some(merged) = merged else {
             return Ok(Applied::Changed);
         };
+        rescue_taken(volume, &merged).await?;
         let gone = merged.gone();
         if !deletions.allow(gone, merged.files) {
             return Ok(Applied::Guarded(gone));
@@ -397,6 +480,55 @@ impl Taken {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.held.is_empty() && self.gone.is_empty()
     }
+}
+
+/// What a join takes in must not rest on packs that others may delete.
+async fn rescue_taken(volume: &Arc<Volume>, merged: &Merged) -> Result<()> {
+    let after = merged.changes.iter().filter_map(|changed| {
+        let after = changed.after.as_deref()?;
+        after.is_alive().then(|| after.content().cloned()).flatten()
+    });
+    let pages = merged.pages.keys().copied().collect();
+    rest::rescue(volume, after.collect(), pages).await
+}
+
+/// Stores those of the latest trees' pages, and of the commits, that no pack has that counts.
+///
+/// # Errors
+/// [`VolumeError::Stopping`], and failures of the database.
+pub(crate) async fn store_pages_anew(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    let packing = Arc::clone(volume);
+    let packs = blocking(move || {
+        let pages = packing.db.read(|connection| {
+            pages_where(
+                connection,
+                "SELECT id, bytes FROM pages WHERE id NOT IN (
+                     SELECT c.id FROM chunks c JOIN packs p USING(pack) WHERE p.condemned = 0)",
+            )
+        })?;
+        pack_pages(&packing, pages)
+    })
+    .await?;
+    for pack in packs {
+        let sent = upload::send(shared, &volume.store, pack).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || upload::record_for_commit(&noting, sent)).await?;
+    }
+    Ok(())
+}
+
+fn pages_where(connection: &Connection, query: &str) -> Result<Vec<(ChunkId, Vec<u8>)>> {
+    let mut statement = connection.prepare(query)?;
+    statement
+        .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
+        .map(|row| {
+            let (id, bytes) = row?;
+            let id = ChunkId::from_slice(&id).ok_or_else(|| {
+                VolumeError::Damaged("the database's pages are damaged".to_owned())
+            })?;
+            Ok((id, bytes))
+        })
+        .collect()
 }
 
 /// How many changes wait for a commit, at most `most`, and the number of the last.
@@ -534,7 +666,10 @@ async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
     tracing::info!(n, "sending the commit of the last run again");
     let accepted = match push(shared, volume, n, pages, head).await? {
         Pushed::Put(accepted) => accepted,
-        Pushed::Apart(apart) => return identity::go_on_as_new(volume, apart).await,
+        Pushed::Apart(apart) => {
+            identity::go_on_as_new(volume, apart).await?;
+            return marks::begin(shared, volume).await;
+        }
     };
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
@@ -555,18 +690,8 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
         let Some((n, head)) = newest else {
             return Ok(None);
         };
-        let mut statement = connection
-            .prepare("SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)")?;
-        let pages = statement
-            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
-            .map(|row| {
-                let (id, bytes) = row?;
-                let id = ChunkId::from_slice(&id).ok_or_else(|| {
-                    VolumeError::Damaged("the database's pages are damaged".to_owned())
-                })?;
-                Ok((id, bytes))
-            })
-            .collect::<Result<_>>()?;
+        let query = "SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)";
+        let pages = pages_where(connection, query)?;
         Ok(Some((n as u64, pages, head)))
     })
 }
