@@ -3,7 +3,7 @@
 //! - `home`, `locate`: which volumes are here, and which one a path means;
 //! - `config`, `secrets`, `stores`, `units`: settings, and from them a store;
 //! - `setup`: a volume comes to this machine, new or from its store;
-//! - `host`: a volume that this process holds; `operations`, and `past` for its history: what
+//! - `host`: a volume that this process holds; `operations`, and `past` and `collect` for its history: what
 //!   can be asked of it, and `report` what is answered;
 //! - `wire`, `socket`, `server`, `client`: the control socket; `session`: a command's way to
 //!   its volume, through the daemon or without;
@@ -16,6 +16,7 @@
 //! `LARDER_LOG` asks for.
 
 mod client;
+mod collect;
 mod config;
 mod detach;
 mod doctor;
@@ -39,6 +40,7 @@ mod stores;
 mod units;
 mod wire;
 
+pub use collect::{Collect, History, Keep};
 pub use config::{Config, Limits, Span, StoreConfig};
 pub use detach::{Ready, leave_session, start_detached, tell_starter};
 pub use doctor::{Finding, Level, examine};
@@ -56,9 +58,10 @@ pub use operations::{
 };
 pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
 pub use report::{
-    AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, DamageReport,
-    DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport, Presence,
-    RestoreReport, StashReport, StatusReport, StoreReport, SyncReport, TreePath, VerifyReport,
+    AdoptReport, Change, ChangeReport, CheckoutReport, CollectReport, CommitMade, CommitReport,
+    DamageReport, DiffReport, EntryReport, EventReport, HistoryReport, KeptReport, LogReport,
+    NodeKind, Periods, PinReport, Presence, RestoreReport, StashReport, StatusReport, StoreReport,
+    SyncReport, TreePath, VerifyReport, WaitingReport,
 };
 pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod checkout;
+mod collect;
 mod commit;
 mod doctor;
 mod ls;
@@ -45,6 +46,8 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Unpin(args) => pin::run(machine()?, args, false),
         Command::Commit(args) => commit::commit(machine()?, args),
         Command::Sync(args) => commit::sync(machine()?, args),
+        Command::History(args) => collect::history(machine()?, args),
+        Command::Collect(args) => collect::collect(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

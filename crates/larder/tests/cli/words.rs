@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 28] = [
     "init",
     "open",
     "mount",
@@ -24,6 +24,9 @@ const COMMANDS: [&str; 25] = [
     "diff",
     "restore",
     "undelete",
+    "history",
+    "history keep",
+    "collect",
     "verify",
     "store",
     "doctor",

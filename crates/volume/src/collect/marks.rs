@@ -173,20 +173,20 @@ pub(crate) async fn notice(shared: &Shared, volume: &Arc<Volume>) -> Result<()> 
     if flag(volume, UNSETTLED)? {
         rest::settle(volume).await?;
     }
-    let noting = Arc::clone(volume);
-    blocking(move || {
-        noting
-            .db
-            .write(|tx| set_meta(tx, LOOKED, &looked.0.to_be_bytes()))
-    })
-    .await?;
     let is_late = flag(volume, LATE)?;
     if is_late && shared.may_push() {
         rest::rescue_all(shared, volume).await?;
         let noting = Arc::clone(volume);
         blocking(move || noting.db.write_synced(|tx| set_flag(tx, LATE, false))).await?;
     }
-    Ok(())
+    // Last: until all that follows from it is done, it was no look.
+    let noting = Arc::clone(volume);
+    blocking(move || {
+        noting
+            .db
+            .write(|tx| set_meta(tx, LOOKED, &looked.0.to_be_bytes()))
+    })
+    .await
 }
 
 /// As [`notice`], if the last look is too old for what a head reaches now to be safe.
@@ -263,7 +263,15 @@ pub(crate) async fn publish(shared: &Shared, volume: &Arc<Volume>) -> Result<()>
             }
             set_meta(tx, PUT, &n.to_be_bytes())?;
             set_meta(tx, BASES, &ids(&mark.bases))?;
-            set_flag(tx, OWED, false)
+            let is_all: bool = tx.query_row(
+                "SELECT NOT EXISTS(SELECT 1 FROM members WHERE mark > word)",
+                [],
+                |row| row.get(0),
+            )?;
+            match is_all {
+                true => set_flag(tx, OWED, false),
+                false => Ok(()),
+            }
         })
     })
     .await?;
@@ -427,14 +435,29 @@ fn forget_commits(volume: &Volume, tx: &Transaction<'_>, mark: &Mark) -> Result<
     Ok(())
 }
 
-/// All that follows from the marks of which notice was taken is done: nothing that is in no commit
-/// rests on what they condemn. The next mark says so.
+/// The marks of which notice was taken by now, by replica.
 ///
 /// # Errors
 /// If the database fails.
-pub(crate) fn give_word(volume: &Volume) -> Result<()> {
+pub(crate) fn noticed(volume: &Volume) -> Result<Vec<(Vec<u8>, i64)>> {
+    volume.db.read(|tx| {
+        let mut statement = tx.prepare("SELECT replica, mark FROM members WHERE mark > word")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    })
+}
+
+/// All that follows from these marks is done: nothing that is in no commit rests on what they
+/// condemn. The next mark says so.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn give_word(volume: &Volume, noticed: &[(Vec<u8>, i64)]) -> Result<()> {
     volume.db.write_synced(|tx| {
-        tx.execute("UPDATE members SET word = mark", [])?;
+        let mut set = tx.prepare_cached("UPDATE members SET word = ?2 WHERE replica = ?1")?;
+        for (replica, n) in noticed {
+            set.execute((replica, n))?;
+        }
         Ok(())
     })
 }

@@ -261,7 +261,7 @@ impl Collecting<'_> {
         }
         self.delete(&ready.into_iter().chain(begun).collect())
             .await?;
-        self.forget_what_all_know(&members, &without).await
+        self.forget_what_all_know(&members).await
     }
 
     fn note_deleted(&self, ready: &[PackId], let_off: &[PackId]) -> Result<()> {
@@ -314,15 +314,10 @@ impl Collecting<'_> {
 
     /// What every member has seen to be deleted, and what nobody names any more, needs no place in
     /// the next mark.
-    async fn forget_what_all_know(
-        &self,
-        members: &Members,
-        without: &BTreeSet<ReplicaId>,
-    ) -> Result<()> {
+    async fn forget_what_all_know(&mut self, members: &Members) -> Result<()> {
         let volume = self.volume;
         let own = volume.replica().id();
         // Those too for whom nobody waits: they come back.
-        let _ = without;
         let least = least_seen(volume, members, &BTreeSet::new());
         let gone: Vec<ChunkId> = volume.db.read(|tx| {
             let mut known = tx.prepare("SELECT id FROM given_up WHERE since <= ?1")?;

@@ -123,12 +123,11 @@ impl Survey {
         let own = volume.replica().id();
         let listed = volume.runtime.block_on(marks::list(&*volume.store))?;
         let known = volume.db.read(known_members)?;
-        for (replica, (head, mark)) in &known {
+        for (replica, (_, mark)) in &known {
             let newest = listed.get(replica).and_then(|numbers| numbers.last());
             if *replica != own && newest.copied().unwrap_or(0) < *mark {
                 return Err(unseen(volume, &format!("mark {mark} of {replica}")));
             }
-            let _ = head;
         }
         let mut members = Members::default();
         let mut said = volume.db.read(|tx| marks::all_said(volume, tx))?;

@@ -179,7 +179,14 @@ impl Volume {
 
     /// A commit: from the database, or from the store.
     fn read_commit(&self, id: ChunkId) -> Result<Moment> {
-        let page = self.tree_page(&id)?;
+        let page = match self.tree_page(&id) {
+            Err(VolumeError::Damaged(_)) if self.kept_and_given_up()?.1.contains(&id) => {
+                return Err(VolumeError::State(format!(
+                    "commit {id} was given up: the history that is kept does not have it"
+                )));
+            }
+            page => page?,
+        };
         let commit = Commit::decode(page.as_ref())?;
         if page.is_fetched() {
             // The next walk through the history has it here.

@@ -37,6 +37,8 @@ const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// So often a join begins anew because something changed here, before it is left for later.
 const JOIN_TRIES: u32 = 8;
 const JOIN_PAUSE: Duration = Duration::from_millis(100);
+/// Marks that only say what the tree stands on follow each other no closer.
+const MARK_PAUSE: Duration = Duration::from_secs(60);
 
 /// Offers all changes to the next commit again that were held back.
 ///
@@ -68,6 +70,7 @@ pub(super) fn start(
         last_seen: 0,
         last_commit: Duration::ZERO,
         last_look: None,
+        last_mark: None,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -90,6 +93,8 @@ struct Committer {
     last_commit: Duration,
     /// When the marks of others were last looked at.
     last_look: Option<Duration>,
+    /// When a mark was last put only to say what the tree stands on.
+    last_mark: Option<Duration>,
 }
 
 /// A commit that the store has.
@@ -318,13 +323,16 @@ impl Committer {
     async fn mark(&mut self, volume: &Arc<Volume>, work: MarkWork) -> Result<()> {
         marks::notice(&self.shared, volume).await?;
         self.last_look = Some(self.shared.now());
+        // What is noticed while the commit is sent is not answered by it.
+        let reading = Arc::clone(volume);
+        let noticed = blocking(move || marks::noticed(&reading)).await?;
         self.commit_all(volume, None).await?;
         let owed = marks::is_word_owed(volume)?;
         if owed {
             index::forget_deleted(&self.shared, volume).await?;
         }
         let giving = Arc::clone(volume);
-        blocking(move || marks::give_word(&giving)).await?;
+        blocking(move || marks::give_word(&giving, &noticed)).await?;
         if owed || work == MarkWork::Publish || marks::stands_elsewhere(volume)? {
             marks::publish(&self.shared, volume).await?;
         }
@@ -384,8 +392,11 @@ impl Committer {
             let (others, warnings) = join::unseen(volume).await?;
             report.left = warnings;
             let Some(other) = others.first() else {
-                if marks::stands_elsewhere(volume)? {
+                let now = self.shared.now();
+                let is_due = self.last_mark.is_none_or(|last| now >= last + MARK_PAUSE);
+                if is_due && marks::stands_elsewhere(volume)? {
                     marks::publish(&self.shared, volume).await?;
+                    self.last_mark = Some(now);
                 }
                 return Ok(report);
             };
@@ -437,11 +448,11 @@ impl Committer {
         let Some(merged) = merged else {
             return Ok(Applied::Changed);
         };
-        rescue_taken(volume, &merged).await?;
         let gone = merged.gone();
         if !deletions.allow(gone, merged.files) {
             return Ok(Applied::Guarded(gone));
         }
+        rescue_taken(volume, &merged).await?;
         let head = match &merged.base {
             NewBase::Made(draft) => {
                 let (n, id) = (draft.commit.n, draft.id);

@@ -234,11 +234,18 @@ pub(super) async fn forget_deleted(shared: &Shared, volume: &Arc<Volume>) -> Res
         let Some(packs) = packs else {
             continue;
         };
-        if !packs.is_empty() {
+        // From here on it is not missed: the crash may come before its row is gone.
+        if packs.is_empty() {
+            volume.db.write(|tx| {
+                tx.prepare_cached("UPDATE indexes SET replaced = 0 WHERE id = ?1")?
+                    .execute([id.as_bytes()])?;
+                Ok(())
+            })?;
+        } else {
             let index = encode_index(&volume.keys, salt()?, &packs)?;
             let name = key(index_name(&index.id))?;
             let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
-            note(volume, &index.id, &packs, &[], accepted.as_ref())?;
+            note(volume, &index.id, &packs, &[id], accepted.as_ref())?;
         }
         upload::delete(volume, &name).await?;
         volume.db.write(|tx| {

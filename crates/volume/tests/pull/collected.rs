@@ -388,7 +388,6 @@ async fn what_comes_back_or_is_joined_out_of_a_condemned_pack_is_copied() {
 async fn a_list_that_hides_something_deletes_nothing_that_is_needed() {
     let shelf = Shelf::new();
     let (first, second) = two(&shelf, settings).await;
-    let mut refused = 0;
     for hidden in 0..14 {
         first
             .store_versions("file", 100 + hidden..101 + hidden)
@@ -398,14 +397,13 @@ async fn a_list_that_hides_something_deletes_nothing_that_is_needed() {
         shelf
             .faulty
             .set(Fault::Missing, Call::List, When::Once(hidden));
-        let done = first.volume.collect(false, &|_| {}).await;
-        refused += u64::from(done.is_err());
+        // It may see that something is hidden, or do without.
+        let _ = first.volume.collect(false, &|_| {}).await;
         shelf.faulty.clear();
         first.is_well().await;
         second.is_well().await;
         second.meet().await;
     }
-    assert!(refused > 4, "{refused}");
     // All of them at once: nothing is done at all.
     first.store_versions("file", 300..301).await;
     let before = stored_bytes(&shelf);
@@ -464,6 +462,11 @@ async fn a_crash_at_any_step_leaves_what_the_next_run_goes_on_with() {
         done.waiting.is_empty() && done.packs_condemned == 0,
         "{done:?}"
     );
+    // Nothing that was to be deleted stayed: two machines' heads, and a little more.
+    let most = (2 * HEADS + 4) * VERSION_BYTES as u64;
+    let stored = stored_bytes(&shelf);
+    let heads = shelf.objects_in("heads").len();
+    assert!(stored < most, "{stored} of {most}, {heads} heads, {done:?}");
     opens_afresh(&shelf, "fresh", "file", &version(n - 1)).await;
     first.stop().await;
     second.stop().await;
@@ -511,9 +514,9 @@ async fn a_machine_that_was_away_too_long_is_not_waited_for_and_comes_back() {
     assert_eq!(second.read(second.find("file")).await.unwrap(), version(21));
     second.write(ROOT, "again", &version(3));
     second.store().await;
-    second.meet().await;
     second.stash_all();
     assert_eq!(second.read(second.find("again")).await.unwrap(), version(3));
+    second.meet().await;
     second.is_well().await;
     first.meet().await;
     first.stash_all();

@@ -163,12 +163,23 @@ async fn check(
     known: Arc<KnownPacks>,
 ) -> Result<Option<String>, Failure> {
     let deadline = Instant::now() + volume.settings.read_wait * 4;
-    let bytes = volume
+    let bytes = match volume
         .pull
         .fetcher
         .source
         .fetch_whole(found, deadline)
-        .await?;
+        .await
+    {
+        Ok(bytes) => bytes,
+        Err(failure) => {
+            // A mark goes when its replica puts the next one.
+            let is_mark = parse_mark_name(found.key.as_str()).is_some();
+            return match volume.store.stat(&found.key).await {
+                Ok(None) if is_mark => Ok(None),
+                _ => Err(failure),
+            };
+        }
+    };
     let name = found.key.to_string();
     let weak = Arc::downgrade(volume);
     let checked = work(&weak, move |volume| {
