@@ -259,8 +259,16 @@ impl Collecting<'_> {
             // Who reads the packs' list next knows that they go.
             volume.mark(MarkWork::Publish).await?;
         }
-        self.delete(&ready.into_iter().chain(begun).collect())
-            .await?;
+        let going: BTreeSet<PackId> = ready.into_iter().chain(begun).collect();
+        let stays: BTreeSet<PackId> = condemned
+            .iter()
+            .map(|one| one.id)
+            .filter(|id| !going.contains(id) && !let_off.contains(id))
+            .collect();
+        let staying = self.survey.on_store(&stays)?;
+        self.done.packs_condemned = staying.len() as u64;
+        self.done.bytes_condemned = staying.iter().map(|pack| pack.size).sum();
+        self.delete(&going).await?;
         self.forget_what_all_know(&members).await
     }
 
@@ -284,12 +292,8 @@ impl Collecting<'_> {
 
     async fn delete(&mut self, packs: &BTreeSet<PackId>) -> Result<()> {
         let volume = self.volume;
-        let listed: Vec<Unneeded> = self
-            .survey
-            .unneeded()?
-            .into_iter()
-            .filter(|pack| packs.contains(&pack.id))
-            .collect();
+        // One that a crash left has no index object any more that tells of it.
+        let listed = self.survey.on_store(packs)?;
         let total: u64 = listed.iter().map(|pack| pack.size).sum();
         for pack in &listed {
             let name = object_key(pack_name(pack.kind, &pack.id))?;
@@ -304,11 +308,6 @@ impl Collecting<'_> {
                 path: None,
             });
         }
-        self.done.packs_condemned = self
-            .done
-            .packs_condemned
-            .saturating_sub(listed.len() as u64);
-        self.done.bytes_condemned = self.done.bytes_condemned.saturating_sub(total);
         Ok(())
     }
 

@@ -43,6 +43,9 @@ const TABLES: &str = "
     CREATE TABLE packs(
         id BLOB PRIMARY KEY, kind INTEGER NOT NULL, size INTEGER NOT NULL,
         live INTEGER NOT NULL, listed INTEGER NOT NULL DEFAULT 0
+    ) WITHOUT ROWID, STRICT;
+    CREATE TABLE listed(
+        id BLOB PRIMARY KEY, kind INTEGER NOT NULL, size INTEGER NOT NULL
     ) WITHOUT ROWID, STRICT;";
 
 /// What was found, in a database that goes with it.
@@ -428,11 +431,16 @@ impl Survey {
         let mut set = self
             .found
             .prepare("UPDATE packs SET listed = 1, size = ?2 WHERE id = ?1")?;
+        self.found.execute_batch("DELETE FROM listed")?;
+        let mut list = self
+            .found
+            .prepare("INSERT OR REPLACE INTO listed(id, kind, size) VALUES(?1, ?2, ?3)")?;
         for prefix in [object::TREES, object::PACKS] {
             let prefix = format!("{prefix}/");
             for found in volume.runtime.block_on(volume.store.list(&prefix))? {
-                if let Some((_, id)) = parse_pack_name(found.key.as_str()) {
+                if let Some((kind, id)) = parse_pack_name(found.key.as_str()) {
                     set.execute((id.as_bytes(), found.size as i64))?;
+                    list.execute((id.as_bytes(), kind.code(), found.size as i64))?;
                 }
             }
         }
@@ -452,9 +460,18 @@ impl Survey {
 
     /// The packs that nothing kept needs and that the store lists.
     pub(super) fn unneeded(&self) -> Result<Vec<Unneeded>> {
-        let mut statement = self
-            .found
-            .prepare("SELECT id, kind, size FROM packs WHERE live = 0 AND listed = 1")?;
+        self.packs("SELECT id, kind, size FROM packs WHERE live = 0 AND listed = 1")
+    }
+
+    /// Those of these packs that the store lists, whether an index object tells of them or not.
+    pub(super) fn on_store(&self, ids: &BTreeSet<PackId>) -> Result<Vec<Unneeded>> {
+        let mut listed = self.packs("SELECT id, kind, size FROM listed")?;
+        listed.retain(|pack| ids.contains(&pack.id));
+        Ok(listed)
+    }
+
+    fn packs(&self, query: &str) -> Result<Vec<Unneeded>> {
+        let mut statement = self.found.prepare(query)?;
         let rows = statement.query_map([], |row| {
             Ok((
                 row.get::<_, Vec<u8>>(0)?,
