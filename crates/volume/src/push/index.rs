@@ -57,6 +57,7 @@ pub(crate) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
             return Ok(());
         }
         let index = encode_index(&volume.keys, salt()?, &packs)?;
+        announce(volume, &index.id)?;
         let name = key(index_name(&index.id))?;
         let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
         let noting = Arc::clone(volume);
@@ -160,6 +161,16 @@ fn damaged() -> VolumeError {
     VolumeError::Damaged("the database's list of packs is damaged".to_owned())
 }
 
+/// An index object is about to be put. If a crash comes before it is noted it goes with those that
+/// were replaced: else it would tell for ever of packs that are deleted one day.
+fn announce(volume: &Volume, id: &IndexId) -> Result<()> {
+    volume.db.write(|tx| {
+        tx.prepare_cached("INSERT OR IGNORE INTO indexes(id, packs, replaced) VALUES(?1, 0, 0)")?
+            .execute([id.as_bytes()])?;
+        Ok(())
+    })
+}
+
 /// Notes an index object that the store acknowledged, and which ones it replaces.
 fn note(
     volume: &Volume,
@@ -243,6 +254,7 @@ pub(super) async fn forget_deleted(shared: &Shared, volume: &Arc<Volume>) -> Res
             })?;
         } else {
             let index = encode_index(&volume.keys, salt()?, &packs)?;
+            announce(volume, &index.id)?;
             let name = key(index_name(&index.id))?;
             let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
             note(volume, &index.id, &packs, &[id], accepted.as_ref())?;
@@ -308,6 +320,7 @@ async fn merge(volume: &Arc<Volume>, small: &[IndexId]) -> Result<()> {
     }
     let packs = volume.db.read(|tx| not_deleted(tx, &packs))?;
     let index = encode_index(&volume.keys, salt()?, &packs)?;
+    announce(volume, &index.id)?;
     let name = key(index_name(&index.id))?;
     let bytes = Bytes::from(index.bytes);
     volume.store.put(&name, bytes.clone()).await?;
