@@ -324,9 +324,15 @@ impl Collecting<'_> {
             rows.map(|row| ChunkId::from_slice(&row?).ok_or_else(marks::damaged))
                 .collect::<Result<_>>()
         })?;
+        // What a mark names as kept, or as what a tree stands on.
+        let said = volume.db.read(|tx| marks::all_said(volume, tx))?;
+        let listed: BTreeSet<ChunkId> = said
+            .into_iter()
+            .flat_map(|(_, mark)| mark.kept.into_iter().chain(mark.bases))
+            .collect();
         let mut unnamed = Vec::new();
         for id in gone {
-            if !self.survey.is_named(&id)? && !self.is_listed(&id)? {
+            if !self.survey.is_named(&id)? && !listed.contains(&id) {
                 unnamed.push(id);
             }
         }
@@ -345,13 +351,6 @@ impl Collecting<'_> {
             })
         })
         .await
-    }
-
-    /// Whether a mark names the commit as kept, or as what a tree stands on.
-    fn is_listed(&self, id: &ChunkId) -> Result<bool> {
-        let said = self.volume.db.read(|tx| marks::all_said(self.volume, tx))?;
-        let names = |mark: &larder_format::Mark| mark.kept.contains(id) || mark.bases.contains(id);
-        Ok(said.iter().any(|(_, mark)| names(mark)))
     }
 
     /// Notes what was seen of each replica, and when something new was.
