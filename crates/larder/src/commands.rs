@@ -2,6 +2,7 @@
 
 mod adopt;
 mod checkout;
+mod collect;
 mod commit;
 mod doctor;
 mod ls;
@@ -48,6 +49,8 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Sync(args) => others::sync(machine()?, args),
         Command::Conflicts(args) => others::conflicts(machine()?, args),
         Command::Resolve(args) => others::resolve(machine()?, args),
+        Command::History(args) => collect::history(machine()?, args),
+        Command::Collect(args) => collect::collect(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 30] = [
     "init",
     "open",
     "mount",
@@ -26,6 +26,9 @@ const COMMANDS: [&str; 27] = [
     "diff",
     "restore",
     "undelete",
+    "history",
+    "history keep",
+    "collect",
     "verify",
     "store",
     "doctor",

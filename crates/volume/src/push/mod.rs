@@ -45,28 +45,36 @@ mod written;
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use tokio::sync::{mpsc, oneshot};
 
 pub use log::CommitInfo;
 pub use request::CommitReport;
 pub use status::PushStatus;
 
-pub(crate) use commit::{make_durable_in, next_number};
+pub(crate) use commit::{make_durable_in, next_number, store_pages_anew};
 pub(crate) use draft::{
     Beside, Draft, Fetched, Pages, base_commit, beside, draft_of_join, set_base_commit, set_beside,
     trees_of,
 };
 pub(crate) use heads::{end_doubt, is_in_doubt};
 pub(crate) use identity::{first_commit, settle as settle_identity};
-pub(crate) use index::blocking;
+pub(crate) use index::{blocking, push as push_indexes};
+pub(crate) use ingest::{
+    compressor as chunk_compressor, is_stored as is_chunk_stored, salt as fresh_salt,
+};
 pub(crate) use proof::{Accepted, is_awaited};
+pub(crate) use request::MarkWork;
+pub(crate) use upload::{
+    delete as delete_object, key as object_key, put as put_object, record_for_commit,
+    send as send_pack,
+};
 
 use crate::db::Db;
 use crate::live::Lane;
 use crate::{Result, Settings, Volume};
 use request::Request;
-use shared::Shared;
+pub(crate) use shared::Shared;
 
 /// What a volume has for storing its content.
 #[derive(Debug)]
@@ -81,6 +89,8 @@ pub(crate) struct Push {
     losses: RwLock<u64>,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
+    /// Held while what nobody needs is collected.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
@@ -100,8 +110,31 @@ impl Push {
             losses: RwLock::new(0),
             requests,
             inbox: Mutex::new(Some(inbox)),
+            collecting: tokio::sync::Mutex::new(()),
             ended: Mutex::new(Vec::new()),
         })
+    }
+}
+
+impl Push {
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The count of losses, held so that nothing is cut against packs that cease to count.
+    pub(crate) fn losses(&self) -> RwLockWriteGuard<'_, u64> {
+        self.losses.write()
+    }
+
+    /// What is stored of open files may not be any more: they are looked at again.
+    pub(crate) fn store_anew(&self) {
+        self.attempts.forget_stored();
+        self.shared.ring();
+    }
+
+    /// Says what a user should know.
+    pub(crate) fn warn(&self, topic: &'static str, words: String) {
+        self.shared.warnings.set(topic, words);
     }
 }
 
