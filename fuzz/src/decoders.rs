@@ -5,15 +5,16 @@
 //! with the checksums and ids that anyone can make. Pages are tried as a member of the volume
 //! could have made them: their ids fit whatever they hold.
 
+use larder_format::peer::Message;
 use larder_format::tree::{
     Tree, TreeKind, decode_name_entry, diff, encode_name_entry, parse_name_key, parse_node_key,
 };
 use larder_format::{
     Commit, Credential, FormatError, KeyFile, PACK_HEADER_LEN, PACK_TRAILER_LEN, PackHead,
-    PackKind, PageSource, RecoveryKey, References, VolumeKeys, decode_content, decode_index,
-    decode_node, decode_volume_header, encode_content, encode_node, list, object_hash, open_head,
-    open_mark, open_slot, parse_head_name, parse_index_name, parse_mark_name, parse_pack_name,
-    parse_slot_name, read_mark, read_pack, slot_kind,
+    PackKind, PageSource, RecoveryKey, References, Ticket, VolumeKeys, decode_content,
+    decode_index, decode_node, decode_volume_header, encode_content, encode_node, list,
+    object_hash, open_head, open_mark, open_slot, parse_head_name, parse_index_name,
+    parse_mark_name, parse_pack_name, parse_slot_name, read_mark, read_pack, slot_kind,
 };
 use larder_model::{ChunkId, Content, PackId, ReplicaId, VolumeId};
 
@@ -181,5 +182,15 @@ pub fn texts(bytes: &[u8]) {
     let _ = parse_mark_name(text);
     if let Ok(key) = RecoveryKey::parse(text) {
         assert!(RecoveryKey::parse(&key.to_text()).is_ok());
+    }
+    if let Ok(ticket) = Ticket::parse(text) {
+        assert_eq!(Ticket::parse(&ticket.to_text()), Ok(ticket));
+    }
+}
+
+/// What another replica says.
+pub fn peers(bytes: &[u8]) {
+    if let Ok(message) = Message::decode(bytes) {
+        assert_eq!(message.encode(), bytes);
     }
 }

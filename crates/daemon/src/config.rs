@@ -7,10 +7,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use larder_model::ReplicaId;
 use larder_mount::Profile;
 use larder_volume::{PolicyKind, Settings};
 use serde::{Deserialize, Deserializer};
@@ -43,6 +45,50 @@ pub struct Config {
     /// Limits and habits that differ from what comes.
     #[serde(default)]
     pub limits: Limits,
+    /// Other machines of the volume, reached directly.
+    #[serde(default)]
+    pub peers: PeersConfig,
+}
+
+/// How other machines are met.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PeersConfig {
+    /// Where to listen, as `0.0.0.0:4242`, or `off`; `None`: as it comes.
+    pub listen: Option<String>,
+    /// Others, each as `REPLICA@HOST:PORT`, with an address for the host.
+    pub known: Vec<String>,
+}
+
+/// What the settings of peers say: where to listen, and who is known.
+type Parsed = (Option<SocketAddr>, Vec<(ReplicaId, SocketAddr)>);
+
+impl PeersConfig {
+    /// Whether nobody is to be met.
+    pub fn is_off(&self) -> bool {
+        self.listen.as_deref() == Some("off")
+    }
+
+    /// Whether the user asked for meeting others.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        !self.is_off() && (self.listen.is_some() || !self.known.is_empty())
+    }
+
+    pub(crate) fn parsed(&self) -> Result<Parsed, String> {
+        let listen = match self.listen.as_deref() {
+            None | Some("off") => None,
+            Some(text) => Some(text.parse().map_err(|_| {
+                format!("`listen` is {text:?}, and not an address and port or \"off\"")
+            })?),
+        };
+        let known = self.known.iter().map(|text| {
+            let parts = text.split_once('@');
+            parts
+                .and_then(|(id, address)| Some((id.parse().ok()?, address.parse().ok()?)))
+                .ok_or_else(|| format!("`known` has {text:?}, and not REPLICA@ADDRESS:PORT"))
+        });
+        Ok((listen, known.collect::<Result<_, _>>()?))
+    }
 }
 
 /// A store and how to reach it.
@@ -165,6 +211,7 @@ impl Config {
             return Err("`dirty-soft` must not be above `dirty-hard`".into());
         }
         let limits = &self.limits;
+        self.peers.parsed()?;
         let zero = [
             ("upload", limits.upload.is_some_and(|b| b.0 == 0)),
             ("download", limits.download.is_some_and(|b| b.0 == 0)),
@@ -335,6 +382,11 @@ const LIMITS_TEXT: &str = r#"
 #commit-interval = "10s"
 #commit-nodes = 10000
 #sync-interval = "1m"       # so often others are looked for on the store; "0": only by hand
+
+# Other machines of the volume, met directly. `larder invite` and `larder join` are all it needs.
+##[peers]
+#listen = "0.0.0.0:4242"    # or "off"; by default any port, once somebody was met or invited
+#known = []                 # others, as "REPLICA@192.168.1.7:4242"
 "#;
 
 #[cfg(test)]
@@ -355,6 +407,7 @@ mod tests {
                 accept_new_host_key: true,
             },
             limits: Limits::default(),
+            peers: PeersConfig::default(),
         }
     }
 
@@ -405,6 +458,8 @@ mod tests {
             ("[limits]\neviction = \"fifo\"", "s3-fifo"),
             ("[limits]\nread-wait = \"soon\"", "soon"),
             ("[limits]\ndirty-hard = \"1M\"", "dirty-soft"),
+            ("[peers]\nlisten = \"somewhere\"", "listen"),
+            ("[peers]\nknown = [\"laptop\"]", "known"),
         ] {
             let text = match line.starts_with('[') {
                 true => format!("{base}{line}\n"),

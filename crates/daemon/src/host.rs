@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::failure::Failure;
 use crate::home::Replica;
+use crate::peers::Meeting;
 use crate::stores::{self, Root};
 
 /// A daemon that is just ending may hold the lock for a moment.
@@ -26,6 +27,8 @@ pub struct Host {
     pub(crate) replica: Replica,
     /// The mount, in a daemon.
     pub(crate) mounted: Mutex<Option<Arc<Mounted>>>,
+    /// Other machines of the volume, in a daemon.
+    pub(crate) peers: Meeting,
     /// Whether the daemon is to end.
     pub(crate) ending: watch::Sender<bool>,
 }
@@ -61,6 +64,7 @@ impl Host {
                 volume,
                 replica: replica.clone(),
                 mounted: Mutex::new(None),
+                peers: Meeting::default(),
                 ending: watch::Sender::new(false),
             })),
             Err(VolumeError::Locked(holder)) => Ok(Err(holder)),
@@ -91,6 +95,7 @@ impl Host {
     /// # Errors
     /// If the disk fails.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
+        self.stop_meeting().await;
         self.volume.shutdown().await.map_err(Failure::from)
     }
 }

@@ -8,6 +8,7 @@
 //!   can be asked of it, and `report` what is answered;
 //! - `wire`, `socket`, `server`, `client`: the control socket; `session`: a command's way to
 //!   its volume, through the daemon or without;
+//! - `peers`: other machines of the volume, inviting one and joining one;
 //! - `run`: the daemon from its lock to its clean end; `detach`, `service`, `logs`: how it
 //!   leaves the terminal, runs under systemd, and logs;
 //! - `doctor`: what is wrong, and how to mend it;
@@ -30,6 +31,7 @@ mod memory;
 mod operations;
 mod others;
 mod past;
+mod peers;
 mod report;
 mod run;
 mod secrets;
@@ -43,7 +45,7 @@ mod units;
 mod wire;
 
 pub use collect::{Collect, History, Keep};
-pub use config::{Config, Limits, Span, StoreConfig};
+pub use config::{Config, Limits, PeersConfig, Span, StoreConfig};
 pub use detach::{Ready, leave_session, start_detached, tell_starter};
 pub use doctor::{Finding, Level, examine};
 pub use failure::{Failure, FailureKind};
@@ -60,6 +62,7 @@ pub use operations::{
 };
 pub use others::{Conflicts, KeepVersion, Preview, Resolve, Sync};
 pub use past::{Diff, Log, LogOf, Restore, Show, When, show_time};
+pub use peers::{Invitation, Invite, ListPeers, PeerReport, join, read_ticket};
 pub use report::{
     AdoptReport, Change, ChangeReport, CheckoutReport, CollectReport, CommitMade, CommitReport,
     ConflictReport, DamageReport, DiffReport, EntryReport, EventReport, HistoryReport, KeptReport,

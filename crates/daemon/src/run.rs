@@ -83,6 +83,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let (mounted, notes) = mount(host, wish)?;
     host.volume.run();
+    let meeting = tokio::spawn(Arc::clone(host).keep_meeting());
     let ended = watch_mount(Arc::clone(&mounted))?;
     let server = start_server(host)?;
     let pid = std::process::id();
@@ -96,6 +97,8 @@ async fn serve(
         _ = ended.wait() => {}
     }
     tell_systemd("STOPPING=1");
+    meeting.abort();
+    host.stop_meeting().await;
     host.ending.send_replace(true);
     if tokio::time::timeout(DETACHED_PATIENCE, ended.wait())
         .await

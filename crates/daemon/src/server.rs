@@ -28,6 +28,7 @@ use crate::host::Host;
 use crate::operations as op;
 use crate::others;
 use crate::past;
+use crate::peers;
 use crate::wire::{Event, Operation, PROTOCOL, PROTOCOL_HEADER, VERSION};
 
 /// Progress is sent at most so often.
@@ -61,6 +62,8 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<others::Preview>(routes);
     let routes = route::<others::Conflicts>(routes);
     let routes = route::<others::Resolve>(routes);
+    let routes = route::<peers::ListPeers>(routes);
+    let routes = route::<peers::Invite>(routes);
     let routes = route::<past::Log>(routes);
     let routes = route::<past::LogOf>(routes);
     let routes = route::<past::Show>(routes);

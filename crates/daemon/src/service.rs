@@ -106,7 +106,7 @@ mod tests {
     use larder_model::VolumeId;
 
     use super::*;
-    use crate::config::{Config, Limits, StoreConfig};
+    use crate::config::{Config, Limits, PeersConfig, StoreConfig};
     use crate::units::ByteSize;
 
     #[test]
@@ -122,6 +122,7 @@ mod tests {
                 local: None,
                 store: StoreConfig::default(),
                 limits: Limits::default(),
+                peers: PeersConfig::default(),
             },
         };
         let unit = ServiceUnit::for_mount(&replica, Path::new("/opt/my larder"));

@@ -13,7 +13,7 @@ use larder_model::{ChunkId, VolumeId};
 use larder_volume::progress::Report;
 use larder_volume::{Credential, Settings};
 
-use crate::config::{CONFIG_FILE, Config, Limits, StoreConfig};
+use crate::config::{CONFIG_FILE, Config, Limits, PeersConfig, StoreConfig};
 use crate::failure::Failure;
 use crate::home::{Home, Staging};
 use crate::locate;
@@ -101,6 +101,7 @@ impl Wanted {
             local: Some(Settings::default_local_rules()),
             store: self.store.clone(),
             limits: Limits::default(),
+            peers: PeersConfig::default(),
         }
     }
 
@@ -158,6 +159,21 @@ pub async fn open(
     commit: Option<&str>,
     report: Report<'_>,
 ) -> Result<Opened, Failure> {
+    open_then(home, wanted, credential, commit, report, |_| Ok(())).await
+}
+
+/// As [`open`]; `then` adds to the state directory before it counts.
+///
+/// # Errors
+/// As [`open`], and those of `then`.
+pub(crate) async fn open_then(
+    home: &Home,
+    wanted: Wanted,
+    credential: Credential,
+    commit: Option<&str>,
+    report: Report<'_>,
+    then: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<Opened, Failure> {
     let commit = commit.map(commit_id).transpose()?;
     let staging = wanted.stage(home)?;
     let store = stores::open(&wanted.store, staging.dir(), Root::Expected)?;
@@ -165,6 +181,7 @@ pub async fn open(
     let local = settings.local_rules.clone();
     let dir = staging.dir();
     let opened = larder_volume::open(dir, store, credential, commit, settings, report).await?;
+    then(staging.dir())?;
     let volume: VolumeId = opened.volume;
     staging.settle(volume)?;
     Ok(Opened {

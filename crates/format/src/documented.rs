@@ -32,6 +32,8 @@ fn every_derivation_context_is_documented() {
         tree::BOUNDARY_CONTEXT,
         head::SIGNATURE_CONTEXT,
         mark::SIGNATURE_CONTEXT,
+        crate::peer::MEMBER_CONTEXT,
+        crate::peer::INVITED_CONTEXT,
     ] {
         hold(context);
     }

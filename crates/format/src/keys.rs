@@ -145,6 +145,11 @@ impl ReplicaKey {
         Ok(Self { seed, pair, id })
     }
 
+    /// The random bytes that it is made of, for who else speaks in this replica's name.
+    pub fn seed(&self) -> &Zeroizing<[u8; 32]> {
+        &self.seed
+    }
+
     /// The replica: the public key.
     pub fn id(&self) -> ReplicaId {
         self.id

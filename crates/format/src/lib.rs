@@ -27,6 +27,7 @@ mod node;
 pub mod object;
 mod pack;
 mod pages;
+pub mod peer;
 mod reach;
 mod rechunk;
 mod recovery;
@@ -34,6 +35,7 @@ mod seal;
 mod slot;
 #[cfg(test)]
 mod testing;
+mod ticket;
 pub mod tree;
 mod verified;
 mod wire;
@@ -68,4 +70,5 @@ pub use slot::{
     ArgonParams, Credential, Slot, SlotError, SlotKind, open_slot, seal_passphrase_slot,
     seal_recovery_slot, slot_kind,
 };
+pub use ticket::Ticket;
 pub use verified::Verified;

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 /// The BLAKE3 derivation context of the checksum.
 pub(crate) const CHECKSUM_CONTEXT: &str = "larder 1 recovery key checksum";
 
-const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+pub(crate) const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const BYTES: usize = 35;
 const CHARACTERS: usize = 56;
 const GROUP: usize = 4;
@@ -121,7 +121,7 @@ fn join_digits(values: &[u8; CHARACTERS]) -> Zeroizing<[u8; BYTES]> {
     bytes
 }
 
-fn digit_value(character: char) -> Option<u8> {
+pub(crate) fn digit_value(character: char) -> Option<u8> {
     let digit = match character.to_ascii_uppercase() {
         'O' => b'0',
         'I' | 'L' => b'1',

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
+use larder_format::peer::{Meeting, Message, Newest, Piece, PiecePlace, Purpose, Side};
 use larder_format::tree::{
     Change, NameEntry, Tree, TreeKind, encode_name_entry, name_key, node_key,
 };
@@ -215,6 +216,67 @@ fn the_key_file() {
     let read = KeyFile::decode(&read("key-file")).unwrap();
     same_keys(&read.keys);
     assert_eq!(read.replica.id(), replica().id());
+}
+
+#[test]
+fn what_peers_say() {
+    let newest = Newest {
+        n: 300,
+        commit: ChunkId([7; 32]),
+    };
+    let place = PiecePlace {
+        node: NodeId([8; 16]),
+        off: 1 << 40,
+        len: 70_000,
+    };
+    let piece = |place| Piece {
+        chunk: ChunkId([9; 32]),
+        place,
+    };
+    let hello = Message::Hello {
+        purpose: Purpose::Join,
+        run: [1; 16],
+        nonce: [2; 32],
+    };
+    let here = Message::Here {
+        newest: Some(newest),
+        name: "näme".to_owned(),
+    };
+    let pieces = Message::Pieces(vec![piece(None), piece(Some(place))]);
+    for (name, message) in [
+        ("peer-hello", hello),
+        ("peer-here", here),
+        ("peer-pieces", pieces),
+        ("peer-head", Message::Head(newest)),
+    ] {
+        hold(name, &message.encode());
+        assert_eq!(Message::decode(&read(name)), Ok(message));
+    }
+    let meeting = Meeting {
+        caller: (replica().id(), [3; 32]),
+        called: (ReplicaId([4; 32]), [5; 32]),
+    };
+    let member = meeting.proof_of_member(&keys(), Side::Caller).unwrap();
+    let invited = meeting.proof_of_invitation(&[6; 32], keys().volume(), Side::Called);
+    hold("peer-proofs", &[member, invited].concat());
+}
+
+#[test]
+fn the_ticket() {
+    let ticket = Ticket {
+        volume: keys().volume(),
+        replica: replica().id(),
+        addresses: vec![
+            "192.168.1.7:40000".parse().unwrap(),
+            "[fe80::1]:40001".parse().unwrap(),
+        ],
+        store: "sftp://nas/srv/larder".to_owned(),
+        expires: 1_800_000_000,
+        secret: [7; 32].into(),
+    };
+    hold("ticket.txt", ticket.to_text().as_bytes());
+    let text = String::from_utf8(read("ticket.txt")).unwrap();
+    assert_eq!(Ticket::parse(&text), Ok(ticket));
 }
 
 #[test]

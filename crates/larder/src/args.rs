@@ -59,6 +59,12 @@ pub enum Command {
     Conflicts(Json),
     /// Say which version of such a file stays.
     Resolve(Resolve),
+    /// Print a ticket with which another machine joins the volume, once.
+    Invite(Invite),
+    /// Bring a volume to this machine by the ticket of another one.
+    Join(Join),
+    /// Show the other machines: who is here, who was, and what each stored last.
+    Peers(Json),
     /// List the commits, the newest first: all, or those that changed a path.
     Log(Log),
     /// Show a commit and what it changed.
@@ -328,6 +334,39 @@ pub struct Resolve {
     #[arg(long, value_name = "A|B|both", value_parser = KeepVersion::parse)]
     pub keep: KeepVersion,
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Invites another machine.
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// For how long the ticket is good, as 10m, 2h or 3d.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
+    pub good_for: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Joins a volume.
+#[derive(Debug, Args)]
+#[command(after_help = crate::topics::ADDRESSES)]
+pub struct Join {
+    /// What `larder invite` printed on the other machine (`-`: read it from standard input).
+    pub ticket: String,
+    /// Where to mount it: an empty directory, made if it is not there.
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// The store's address, if this machine reaches it by another one than the ticket's.
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// How much content this machine keeps, as 20G or 500M.
+    #[arg(long, value_name = "SIZE", default_value = "20G")]
+    pub budget: ByteSize,
+    #[command(flatten)]
+    pub reach: Reach,
+    /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
 }

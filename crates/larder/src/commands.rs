@@ -9,6 +9,7 @@ mod ls;
 mod mount;
 mod others;
 pub mod past;
+mod peers;
 mod pin;
 mod setup;
 mod shell;
@@ -51,6 +52,9 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Resolve(args) => others::resolve(machine()?, args),
         Command::History(args) => collect::history(machine()?, args),
         Command::Collect(args) => collect::collect(machine()?, args),
+        Command::Invite(args) => peers::invite(machine()?, args),
+        Command::Join(args) => peers::join(args),
+        Command::Peers(args) => peers::list(machine()?, args),
         Command::Log(args) => past::log(machine()?, args),
         Command::Show(args) => past::show(machine()?, args),
         Command::Diff(args) => past::diff(machine()?, args),

@@ -8,6 +8,7 @@
 //!
 //! - [`evict`]: which content goes when the budget is full.
 //! - [`readahead`]: which bytes to fetch beyond those that were asked for.
+//! - [`nearby`]: whether to ask the store, or others who may have it.
 //! - [`backoff`]: when to try a store again, and how long a reader waits for it.
 //! - [`pace`]: how fast writers, uploads and hashing may go; how long the rest takes.
 //! - [`keep`]: which commits stay in the history.
@@ -18,6 +19,7 @@
 pub mod backoff;
 pub mod evict;
 pub mod keep;
+pub mod nearby;
 pub mod pace;
 pub mod readahead;
 pub mod settle;

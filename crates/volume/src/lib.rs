@@ -170,8 +170,13 @@ impl Volume {
         self.keys.volume()
     }
 
+    /// The volume's keys.
+    pub fn keys(&self) -> &VolumeKeys {
+        &self.keys
+    }
+
     /// This replica's key. It may become another one ([`push`]).
-    pub(crate) fn replica(&self) -> Arc<ReplicaKey> {
+    pub fn replica(&self) -> Arc<ReplicaKey> {
         Arc::clone(&self.replica.read())
     }
 

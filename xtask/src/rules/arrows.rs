@@ -19,6 +19,7 @@ const PLAN: &str = "larder-plan";
 const STORE: &str = "larder-store";
 const VOLUME: &str = "larder-volume";
 const MOUNT: &str = "larder-mount";
+const PEER: &str = "larder-peer";
 const DAEMON: &str = "larder-daemon";
 
 /// Bottom up: a room stands below those that follow it.
@@ -63,8 +64,13 @@ const ROOMS: &[Room] = &[
         outside: None,
     },
     Room {
+        name: PEER,
+        rooms: &[MODEL, FORMAT, PLAN, VOLUME],
+        outside: None,
+    },
+    Room {
         name: DAEMON,
-        rooms: &[MODEL, FORMAT, PLAN, STORE, VOLUME, MOUNT],
+        rooms: &[MODEL, FORMAT, PLAN, STORE, VOLUME, MOUNT, PEER],
         outside: None,
     },
     Room {

@@ -22,13 +22,14 @@ const MEMORY_BASE: usize = 256 << 10;
 
 type Decoder = (&'static str, fn(&[u8]));
 
-const DECODERS: [Decoder; 6] = [
+const DECODERS: [Decoder; 7] = [
     ("objects", decoders::objects),
     ("nodes", decoders::nodes),
     ("commits", decoders::commits),
     ("lists", decoders::lists),
     ("trees", decoders::trees),
     ("texts", decoders::texts),
+    ("peers", decoders::peers),
 ];
 
 /// Small numbers from a seed.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use larder_daemon::{
-    ByteSize, Credential, Failure, FailureKind, Home, StoreConfig, Wanted, init as make,
+    ByteSize, Credential, Failure, FailureKind, Home, Opened, StoreConfig, Wanted, init as make,
     open as bring,
 };
 
@@ -54,10 +54,14 @@ pub fn open(args: &Open) -> Result<Exit, Failure> {
         &|progress| bar.report(progress),
     ));
     drop(bar);
-    let opened = opened.map_err(about_stores)?;
+    say_opened(&opened.map_err(about_stores)?, args.json)
+}
+
+/// Says that a volume is on this machine now.
+pub fn say_opened(opened: &Opened, json: bool) -> Result<Exit, Failure> {
     opened.warnings.iter().for_each(say::warning);
-    if args.json {
-        say::json(&opened)?;
+    if json {
+        say::json(opened)?;
         return Ok(Exit::Done);
     }
     say::out(format_args!(
@@ -83,7 +87,7 @@ fn stays_here(rules: &[String]) {
     ));
 }
 
-fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted {
+pub fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted {
     Wanted {
         mount: dir.to_owned(),
         store: StoreConfig {
@@ -98,7 +102,7 @@ fn wanted(dir: &Path, address: &str, budget: ByteSize, reach: &Reach) -> Wanted 
 }
 
 /// A store that is used for the first time may need what only a page can explain.
-fn about_stores(failure: Failure) -> Failure {
+pub fn about_stores(failure: Failure) -> Failure {
     match failure.kind {
         FailureKind::Store if failure.hint.is_none() => {
             failure.hint("`larder help stores` says how each kind of store is reached.")

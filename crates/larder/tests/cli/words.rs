@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 33] = [
     "init",
     "open",
     "mount",
@@ -21,6 +21,9 @@ const COMMANDS: [&str; 30] = [
     "sync",
     "conflicts",
     "resolve",
+    "invite",
+    "join",
+    "peers",
     "log",
     "show",
     "diff",

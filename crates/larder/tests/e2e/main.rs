@@ -29,6 +29,7 @@ mod liar;
 mod local;
 mod lying;
 mod mounts;
+mod peers;
 mod pinned;
 mod programs;
 mod remote;

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use larder_model::{ChunkId, Content, Extent, Kind, Name, NodeId};
+use larder_model::{Content, Extent, Kind, Name, NodeId};
 use parking_lot::Mutex;
 
 use super::Moment;
 use super::past::Past;
 use crate::node::Attr;
-use crate::pull::{Coming, Urgency};
+use crate::pull::{Coming, Sought, Urgency};
 use crate::stored_node::StoredNode;
 use crate::{Result, Volume, VolumeError};
 
@@ -116,15 +116,15 @@ impl Volume {
         let buf = &mut buf[..len as usize];
         let first = pieces.partition_point(|(at, extent)| at + extent.len() <= off);
         let wanted = pieces[first..].iter().take_while(|(at, _)| *at < end);
-        let chunks: Vec<ChunkId> = wanted
+        let chunks: Vec<_> = wanted
             .clone()
             .filter_map(|(_, extent)| match extent {
-                Extent::Chunk { id, .. } => Some(*id),
+                Extent::Chunk { id, .. } => Some((*id, Sought::Past)),
                 Extent::Hole { .. } => None,
             })
             .collect();
         let wait = self.settings.read_wait;
-        let coming = Coming::start(self, &chunks, Urgency::Reader, wait)?;
+        let coming = Coming::start(self, chunks, Urgency::Reader, wait)?;
         for (at, extent) in wanted {
             let from = off.max(*at);
             let to = end.min(at + extent.len());

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use larder_model::ReplicaId;
+use larder_model::{Clock, ReplicaId};
 use larder_store::Key;
 use parking_lot::Mutex;
 
@@ -37,6 +37,21 @@ impl Seen {
     }
 }
 
+/// What the tree here includes.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn included(volume: &Volume) -> Result<Clock> {
+    volume.db.read_snapshot(|connection| {
+        let base = base_commit(volume, connection)?;
+        let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
+        for (_, commit) in beside(connection)? {
+            clock.join(&commit.clock);
+        }
+        Ok(clock)
+    })
+}
+
 /// The newest commit of each other replica that is not included here, the latest first; and what
 /// could not be read, in words. The packs that hold them are known.
 ///
@@ -57,17 +72,7 @@ pub(crate) async fn unseen(volume: &Arc<Volume>) -> Result<(Vec<Found>, Vec<Stri
     // After the heads: what they name was indexed before.
     let mut warnings = learn_indexes(fetcher, &volume.db, &seen.indexes, wait).await?;
     let reading = Arc::clone(volume);
-    let included = blocking(move || {
-        reading.db.read_snapshot(|connection| {
-            let base = base_commit(&reading, connection)?;
-            let mut clock = base.map(|(_, commit)| commit.clock).unwrap_or_default();
-            for (_, commit) in beside(connection)? {
-                clock.join(&commit.clock);
-            }
-            Ok(clock)
-        })
-    })
-    .await?;
+    let included = blocking(move || included(&reading)).await?;
     let mut unseen = Vec::new();
     for (replica, mut heads) in heads {
         heads.sort_unstable_by_key(|(n, _)| std::cmp::Reverse(*n));

@@ -32,7 +32,7 @@ pub use preview::Preview;
 use std::sync::Arc;
 
 use larder_format::Commit;
-use larder_model::NodeId;
+use larder_model::{Clock, NodeId};
 
 use crate::push::Fetched;
 use crate::{Result, Volume};
@@ -81,6 +81,14 @@ pub(crate) async fn missing_pages(volume: &Arc<Volume>, commit: &Commit) -> Resu
 }
 
 impl Volume {
+    /// The commits that the tree here includes.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub fn included(&self) -> Result<Clock> {
+        find::included(self)
+    }
+
     /// Tells the kernel and the policies what a join changed.
     pub(crate) fn note_joined(&self, effects: &Effects) {
         for &ino in &effects.orphans {

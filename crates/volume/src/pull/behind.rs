@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::evict::has_room;
 use super::fetch::{Coming, Want, behind_wait, bring, wants, waves};
+use super::nearby::Sought;
 use super::neighbours::{Away, Next, Scans};
 use super::source::Urgency;
 use crate::{Ino, Result, Volume};
@@ -133,17 +134,20 @@ fn fetch_files(volume: &Arc<Volume>, files: &[Next]) -> Result<()> {
     for file in files {
         match file.away() {
             Away::Chunks(missing) => {
-                chunks.extend(missing.iter().map(|missing| missing.chunk));
                 let ino = file.ino;
-                all.extend(missing.into_iter().map(|missing| Want { ino, missing }));
+                let wants = missing.into_iter().map(|missing| Want { ino, missing });
+                let before = all.len();
+                all.extend(wants);
+                let new = all[before..].iter();
+                chunks.extend(new.map(|want| (want.missing.chunk, want.sought())));
             }
             Away::List(root) => {
-                chunks.push(root);
+                chunks.push((root, Sought::Page));
                 long.push(file.ino);
             }
         }
     }
-    let _coming = Coming::start(volume, &chunks, Urgency::Behind, behind_wait(volume))?;
+    let _coming = Coming::start(volume, chunks, Urgency::Behind, behind_wait(volume))?;
     start(volume, &all);
     for ino in long {
         match wants(volume, ino, 0..u64::MAX) {

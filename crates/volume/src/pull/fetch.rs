@@ -7,6 +7,7 @@
 //! no byte from a store is served unverified, and no reader waits for ever.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::behind::Hint;
 use super::evict;
 use super::failure::Failure;
 use super::flight::{Boarding, Flight, Outcome};
+use super::nearby::{Pieces, Sought};
 use super::request::launch;
 use super::source::Urgency;
 use crate::live::Missing;
@@ -37,6 +39,13 @@ const GRACE: Duration = Duration::from_millis(200);
 pub(crate) struct Want {
     pub(crate) ino: Ino,
     pub(crate) missing: Missing,
+}
+
+impl Want {
+    /// What it is, for others nearby.
+    pub(crate) fn sought(&self) -> Sought {
+        Sought::Content(self.ino, self.missing.off, self.missing.len)
+    }
 }
 
 /// What came of bringing some pieces.
@@ -215,8 +224,8 @@ fn set_out(volume: &Volume, wants: &[Want], urgency: Urgency) -> Result<Coming> 
         Urgency::Reader => volume.settings.read_wait,
         Urgency::Behind => behind_wait(volume),
     };
-    let chunks: Vec<_> = wants.iter().map(|want| want.missing.chunk).collect();
-    Coming::start(volume, &chunks, urgency, wait)
+    let chunks = wants.iter().map(|want| (want.missing.chunk, want.sought()));
+    Coming::start(volume, chunks, urgency, wait)
 }
 
 /// Puts what comes into the cache files.
@@ -294,24 +303,27 @@ impl Coming {
     /// If the database fails.
     pub(crate) fn start(
         volume: &Volume,
-        chunks: &[ChunkId],
+        chunks: impl IntoIterator<Item = (ChunkId, Sought)>,
         urgency: Urgency,
         wait: Duration,
     ) -> Result<Self> {
         let deadline = Instant::now() + wait;
-        let mut coming = HashMap::with_capacity(chunks.len());
+        let mut coming = HashMap::new();
         let mut departures = Vec::new();
-        for &chunk in chunks {
-            coming
-                .entry(chunk)
-                .or_insert_with(|| match volume.pull.flights.board(chunk) {
-                    Boarding::Landed(bytes) => Arriving::Landed(bytes),
-                    Boarding::Joined(flight) => Arriving::Flying(flight),
-                    Boarding::Started(flight, departure) => {
-                        departures.push(departure);
-                        Arriving::Flying(flight)
-                    }
-                });
+        let mut pieces = Pieces::of(volume);
+        for (chunk, sought) in chunks {
+            let Entry::Vacant(place) = coming.entry(chunk) else {
+                continue;
+            };
+            place.insert(match volume.pull.flights.board(chunk) {
+                Boarding::Landed(bytes) => Arriving::Landed(bytes),
+                Boarding::Joined(flight) => Arriving::Flying(flight),
+                Boarding::Started(flight, departure) => {
+                    let piece = pieces.piece(chunk, sought)?;
+                    departures.push(departure.for_piece(piece));
+                    Arriving::Flying(flight)
+                }
+            });
         }
         let asked = !departures.is_empty();
         launch(volume, departures, urgency, deadline)?;

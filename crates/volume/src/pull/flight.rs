@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use larder_format::Verified;
+use larder_format::peer::Piece;
 use larder_model::ChunkId;
 use parking_lot::{Condvar, Mutex};
 
@@ -62,6 +63,7 @@ pub(crate) struct Departure {
     flights: Arc<Flights>,
     flight: Arc<Flight>,
     landed: bool,
+    piece: Option<Piece>,
 }
 
 impl Flights {
@@ -94,6 +96,7 @@ impl Flights {
             flights: Arc::clone(self),
             flight: Arc::clone(&flight),
             landed: false,
+            piece: None,
         };
         Boarding::Started(flight, departure)
     }
@@ -151,6 +154,17 @@ impl Departure {
     /// The chunk that is fetched.
     pub(crate) fn chunk(&self) -> ChunkId {
         self.chunk
+    }
+
+    /// What others nearby may be asked for to end it.
+    pub(super) fn piece(&self) -> Option<Piece> {
+        self.piece
+    }
+
+    /// The same, and others nearby may be asked for `piece`.
+    pub(super) fn for_piece(mut self, piece: Option<Piece>) -> Self {
+        self.piece = piece;
+        self
     }
 
     /// Ends the flight.

@@ -12,6 +12,7 @@ use larder_model::{ChunkId, Content, Extent};
 use rusqlite::OptionalExtension;
 
 use super::fetch::Coming;
+use super::nearby::Sought;
 use super::source::Urgency;
 use crate::{Result, Volume};
 
@@ -45,6 +46,10 @@ impl AsRef<[u8]> for Page {
             Self::Fetched(bytes) => bytes,
         }
     }
+}
+
+fn as_pages(ids: &[ChunkId]) -> impl Iterator<Item = (ChunkId, Sought)> {
+    ids.iter().map(|id| (*id, Sought::Page))
 }
 
 impl Volume {
@@ -93,7 +98,7 @@ impl Volume {
                 })
                 .collect::<Result<_>>()?;
             let wait = self.settings.read_wait;
-            let coming = Coming::start(self, &away, Urgency::Reader, wait)?;
+            let coming = Coming::start(self, as_pages(&away), Urgency::Reader, wait)?;
             let came: Vec<_> = away
                 .iter()
                 .map(|id| Ok((id, coming.wait(id)?)))
@@ -132,7 +137,7 @@ impl Volume {
     /// A page from the store.
     pub(crate) fn fetch_page(&self, id: &ChunkId) -> Result<Arc<Verified>> {
         let wait = self.settings.read_wait;
-        let coming = Coming::start(self, &[*id], Urgency::Reader, wait)?;
+        let coming = Coming::start(self, as_pages(&[*id]), Urgency::Reader, wait)?;
         Ok(coming.wait(id)?)
     }
 

@@ -5,6 +5,7 @@
 //!   `source` asks the store, patiently or not at all.
 //! - `readahead`, `neighbours`, `behind`: what a reader will need next comes behind its back.
 //! - `list`: the pages of long lists.
+//! - `nearby`: other replicas who may be faster than the store, or there while it is not.
 //! - `evict`: what goes when the budget is full. `stash`, `checkout` and `pin` do the same
 //!   by hand.
 //! - `bootstrap`: a new volume, or a known one on a new machine.
@@ -22,6 +23,7 @@ mod fetch;
 mod flight;
 mod list;
 mod locate;
+mod nearby;
 mod neighbours;
 mod pin;
 mod problems;
@@ -50,6 +52,8 @@ pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;
 pub use fetch::Arrived;
 pub(crate) use fetch::Coming;
+pub use nearby::Nearby;
+pub(crate) use nearby::Sought;
 
 pub(crate) use source::Urgency;
 pub use stash::{StashOptions, StashReport};
@@ -111,6 +115,7 @@ impl Pull {
                 source: Arc::new(source::Source::new(Arc::clone(store), settings)),
                 keys: Arc::new(keys.clone()),
                 problems: Arc::default(),
+                others: Arc::default(),
             },
             flights: flight::Flights::new(LANDED_BYTES),
             streams: readahead::Streams::new(settings),

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use larder_format::{PackEntry, PackRef, Verified, VolumeKeys, open_chunk};
+use larder_plan::nearby::First;
 use larder_plan::readahead::coalesce;
 use larder_store::Key;
 use rusqlite::Connection;
@@ -17,6 +18,7 @@ use rusqlite::Connection;
 use super::failure::Failure;
 use super::flight::Departure;
 use super::locate::{Place, locate};
+use super::nearby::Others;
 use super::problems::Problems;
 use super::source::{Source, TRIES_OF_DAMAGED, Urgency};
 use crate::{Result, Volume};
@@ -32,6 +34,7 @@ pub(crate) struct Fetcher {
     pub(crate) source: Arc<Source>,
     pub(crate) keys: Arc<VolumeKeys>,
     pub(crate) problems: Arc<Problems>,
+    pub(crate) others: Arc<Others>,
 }
 
 /// Chunks of one pack that come with one request.
@@ -61,6 +64,18 @@ pub(super) fn launch(
     let placed = volume
         .db
         .read(|connection| place(connection, departures, &fetcher.problems))?;
+    if fetcher.others.get().is_some() {
+        let fetcher = fetcher.clone();
+        volume.pull.spawn(&volume.runtime, async move {
+            let placed = fetcher.ask_others_first(placed, deadline).await;
+            let Ok(requests) = fetcher.requests(placed, urgency) else {
+                return;
+            };
+            let running = requests.into_iter().map(|request| request.run(deadline));
+            futures::future::join_all(running).await;
+        });
+        return Ok(());
+    }
     for request in fetcher.requests(placed, urgency)? {
         volume.pull.spawn(&volume.runtime, request.run(deadline));
     }
@@ -92,6 +107,45 @@ pub(crate) fn place(
 }
 
 impl Fetcher {
+    /// Has others nearby bring these chunks, if they are likely to be faster than the store.
+    /// Answers what the store is to be asked for.
+    pub(crate) async fn ask_others_first(
+        &self,
+        placed: Vec<(Place, Departure)>,
+        deadline: Instant,
+    ) -> Vec<(Place, Departure)> {
+        let bytes = placed
+            .iter()
+            .map(|(place, _)| u64::from(place.entry.raw_len));
+        let patience = match self.others.first(&self.source, bytes.sum()) {
+            First::Store => return placed,
+            First::Nearby(patience) => patience,
+        };
+        self.others.bring(placed, patience, deadline).await
+    }
+
+    /// The store should have given these chunks by now: others nearby may have them.
+    async fn while_the_store_is_late<T: Send>(
+        &self,
+        pieces: Vec<(T, Departure)>,
+        deadline: Instant,
+    ) -> Vec<(T, Departure)> {
+        let patience = Some(larder_plan::nearby::LONGEST_PATIENCE);
+        self.others.bring(pieces, patience, deadline).await
+    }
+
+    /// The store cannot give these chunks: others nearby may have them.
+    async fn ask_others_last<T: Send>(
+        &self,
+        pieces: Vec<(T, Departure)>,
+        failure: Failure,
+        deadline: Instant,
+    ) {
+        for (_, departure) in self.others.bring(pieces, None, deadline).await {
+            departure.land(Err(failure.clone()));
+        }
+    }
+
     /// Few requests for many chunks, by pack and place.
     ///
     /// # Errors
@@ -137,25 +191,29 @@ impl Fetcher {
 impl Request {
     /// Asks the store; ends the flight of each chunk by `deadline`.
     pub(crate) async fn run(mut self, deadline: Instant) {
-        let pieces = std::mem::take(&mut self.pieces);
-        let got = self
-            .by
-            .source
-            .fetch(&self.key, self.range.clone(), self.urgency, deadline)
-            .await;
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let source = &self.by.source;
+        let fetch = source.fetch(&self.key, self.range.clone(), self.urgency, deadline);
+        tokio::pin!(fetch);
+        let late = source.late(self.range.end - self.range.start);
+        let got = match tokio::time::timeout(late, &mut fetch).await {
+            Ok(got) => got,
+            Err(_) => {
+                pieces = self.by.while_the_store_is_late(pieces, deadline).await;
+                if pieces.is_empty() {
+                    return;
+                }
+                fetch.await
+            }
+        };
         let again = match got {
             Ok(bytes) => self.open(bytes, pieces).await,
             Err(Failure::Damaged(_)) => pieces,
-            Err(failure) => {
-                for (_, departure) in pieces {
-                    departure.land(Err(failure.clone()));
-                }
-                return;
-            }
+            Err(failure) => return self.by.ask_others_last(pieces, failure, deadline).await,
         };
         for (entry, departure) in again {
             let outcome = self.fetch_alone(&entry, deadline).await;
-            self.land(departure, outcome);
+            self.land(departure, outcome, deadline).await;
         }
     }
 
@@ -213,16 +271,25 @@ impl Request {
         }
     }
 
-    fn land(&self, departure: Departure, outcome: Result<Verified, Failure>) {
-        match &outcome {
-            Ok(_) => self.by.problems.clear(&departure.chunk()),
-            Err(Failure::Damaged(what)) => {
-                tracing::warn!(what, "content on the store is damaged");
-                self.by.problems.note(departure.chunk(), what.clone());
+    async fn land(
+        &self,
+        departure: Departure,
+        outcome: Result<Verified, Failure>,
+        deadline: Instant,
+    ) {
+        let failure = match outcome {
+            Ok(chunk) => {
+                self.by.problems.clear(&departure.chunk());
+                return departure.land(Ok(Arc::new(chunk)));
             }
-            Err(_) => {}
+            Err(failure) => failure,
+        };
+        if let Failure::Damaged(what) = &failure {
+            tracing::warn!(what, "content on the store is damaged");
+            self.by.problems.note(departure.chunk(), what.clone());
         }
-        departure.land(outcome.map(Arc::new));
+        let pieces = vec![((), departure)];
+        self.by.ask_others_last(pieces, failure, deadline).await;
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use larder_plan::backoff::{Admit, Backoff, Circuit, CircuitRules, Health};
+use larder_plan::nearby::Speed;
 use larder_plan::pace::{Meter, TokenBucket};
 use larder_store::{ErrorKind, Key, ObjectMeta, Store, StoreError};
 use parking_lot::Mutex;
@@ -36,6 +37,8 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 /// A store that failed once, and of which nothing was heard since, is asked again.
 const LOOK_AFTER_FAILURE: Duration = Duration::from_secs(2);
 const PROBE_WAIT: Duration = Duration::from_secs(10);
+/// No answer is late before that.
+const LATE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A store that says "absent", or gives wrong bytes, is asked so often in all.
 pub(super) const TRIES_OF_DAMAGED: u32 = 3;
@@ -54,6 +57,7 @@ pub(crate) struct Source {
     meter: Mutex<Meter>,
     bucket: Mutex<TokenBucket>,
     round_trip: Mutex<Option<Duration>>,
+    speed: Mutex<Speed>,
     turns: Semaphore,
     turns_behind: Semaphore,
     /// A store of which nothing was heard for so long is asked whether it is there.
@@ -97,6 +101,7 @@ impl Source {
             meter: Mutex::new(Meter::new(METER_WINDOW)),
             bucket: Mutex::new(TokenBucket::new(settings.download_limit, 256 << 10)),
             round_trip: Mutex::new(None),
+            speed: Mutex::new(Speed::unknown(None)),
             turns: Semaphore::new(turns),
             turns_behind: Semaphore::new(turns.saturating_sub(2).max(1)),
             look_when_quiet: settings.read_wait,
@@ -253,6 +258,7 @@ impl Source {
                 self.note_well();
                 let len = bytes.as_ref().map_or(0, Bytes::len) as u64;
                 self.meter.lock().record(self.begin.elapsed(), len);
+                self.speed.lock().record(len, took);
                 let mut round_trip = self.round_trip.lock();
                 let known = round_trip.get_or_insert(took);
                 // The fastest answer is the nearest to a bare round trip; drift up slowly.
@@ -368,6 +374,17 @@ impl Source {
             said: self.said.lock().clone(),
             down_for: since.map(|since| self.begin.elapsed().saturating_sub(since)),
         }
+    }
+
+    /// How long it is likely to need for so many bytes; `None` while it does not answer.
+    pub(super) fn expect(&self, bytes: u64) -> Option<Duration> {
+        let is_up = self.circuit.lock().health() == Health::Up;
+        is_up.then(|| self.speed.lock().expect(bytes))
+    }
+
+    /// When an answer of so many bytes is late.
+    pub(super) fn late(&self, bytes: u64) -> Duration {
+        (self.speed.lock().expect(bytes) * 4).max(LATE)
     }
 
     /// What comes in a second, over the last while.

@@ -10,6 +10,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use larder_format::peer::Newest;
 use larder_format::{Pack, PackKind, PackWriter, seal_head};
 use larder_model::{ChunkId, Clock};
 use larder_plan::settle::{CommitRules, Due, Uncommitted};
@@ -362,6 +363,10 @@ impl Committer {
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         self.is_cut = false;
+        volume
+            .push
+            .stored
+            .send_replace(Some(Newest { n, commit: id }));
         tracing::debug!(n, %id, "a commit is stored");
         heads::drop_old(volume, &volume.store).await;
         if let Err(error) = index::tidy(volume, n).await {
@@ -642,7 +647,13 @@ async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
     };
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
-    blocking(move || note_acknowledged(&noting, n, &Taken::default(), accepted.as_ref())).await
+    blocking(move || {
+        note_acknowledged(&noting, n, &Taken::default(), accepted.as_ref())?;
+        let newest = noting.db.read(newest_stored)?;
+        noting.push.stored.send_replace(newest);
+        Ok(())
+    })
+    .await
 }
 
 type Pending = (u64, Vec<(ChunkId, Vec<u8>)>, Vec<u8>);
@@ -663,6 +674,27 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
         let pages = pages_where(connection, query)?;
         Ok(Some((n as u64, pages, head)))
     })
+}
+
+/// The newest commit of this replica whose head the store acknowledged.
+///
+/// # Errors
+/// If the database fails.
+pub(super) fn newest_stored(connection: &Connection) -> Result<Option<Newest>> {
+    let first = identity::first_commit(connection)?;
+    let newest: Option<(i64, Vec<u8>)> = connection
+        .query_row(
+            "SELECT n, id FROM commits WHERE acked = 1 AND n >= ?1 ORDER BY n DESC LIMIT 1",
+            [first as i64],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    Ok(newest.and_then(|(n, id)| {
+        Some(Newest {
+            n: n as u64,
+            commit: ChunkId::from_slice(&id)?,
+        })
+    }))
 }
 
 /// The head of commit `n` is acknowledged: what it took is stored, and so are those before it, which

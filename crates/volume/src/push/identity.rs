@@ -100,6 +100,7 @@ impl Volume {
         })?;
         self.dir.take_next_keys()?;
         self.set_replica(next.replica);
+        self.push.stored.send_replace(None);
         tracing::warn!(
             %old, new = %id, theirs = apart.newest.n, common = apart.common,
             "the store has commits of this replica that were not made here; it goes on as a \

@@ -45,8 +45,9 @@ mod written;
 
 use std::sync::Arc;
 
+use larder_format::peer::Newest;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use log::CommitInfo;
 pub use request::CommitReport;
@@ -87,6 +88,8 @@ pub(crate) struct Push {
     /// How often packs were lost that counted as stored. A file is cut and recorded within
     /// one such time, for which the lock is read; taken before a node's lock.
     losses: RwLock<u64>,
+    /// The newest commit of this replica whose head the store acknowledged.
+    stored: watch::Sender<Option<Newest>>,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
     /// Held while what nobody needs is collected.
@@ -108,6 +111,7 @@ impl Push {
             throttle: throttle::Throttle::new(settings),
             unindexed: index::Unindexed::default(),
             losses: RwLock::new(0),
+            stored: watch::Sender::new(db.read(commit::newest_stored)?),
             requests,
             inbox: Mutex::new(Some(inbox)),
             collecting: tokio::sync::Mutex::new(()),
@@ -142,6 +146,14 @@ impl Drop for Push {
     /// Whoever waits for the store without holding the volume gives up.
     fn drop(&mut self) {
         self.shared.stop();
+    }
+}
+
+impl Volume {
+    /// The newest commit of this replica whose head the store acknowledged, whenever there is
+    /// another one.
+    pub fn newest_stored(&self) -> watch::Receiver<Option<Newest>> {
+        self.push.stored.subscribe()
     }
 }
 

@@ -12,6 +12,7 @@ mod collected;
 mod fetch;
 mod joined;
 mod meetings;
+mod nearby;
 mod other_objects;
 mod scan;
 mod support;

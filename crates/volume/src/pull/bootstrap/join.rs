@@ -79,6 +79,7 @@ pub async fn open(
         source,
         keys: Arc::new(keys),
         problems: Arc::default(),
+        others: Arc::default(),
     };
     let db = staging.db();
     db.write(|tx| slots::note_slots(tx, &slots))?;

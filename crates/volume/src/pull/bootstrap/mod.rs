@@ -24,6 +24,8 @@ pub(crate) use packs::learn_indexes;
 pub(in crate::pull) use slots::noted_slots;
 pub(crate) use tree::{fetch_chunks, fetch_missing, forget_pages, keep_pages};
 
+use larder_format::VolumeKeys;
+
 /// What opens a volume.
 #[derive(Clone)]
 pub enum Credential {
@@ -31,6 +33,8 @@ pub enum Credential {
     Passphrase(String),
     /// The recovery key that was printed then; spaces, dashes and case do not matter.
     RecoveryKey(String),
+    /// The volume's keys, from another replica.
+    Keys(VolumeKeys),
 }
 
 impl std::fmt::Debug for Credential {
@@ -38,6 +42,7 @@ impl std::fmt::Debug for Credential {
         f.write_str(match self {
             Self::Passphrase(_) => "Passphrase(..)",
             Self::RecoveryKey(_) => "RecoveryKey(..)",
+            Self::Keys(_) => "Keys(..)",
         })
     }
 }

@@ -46,13 +46,27 @@ pub(super) async fn open_keys(
     credential: &Credential,
     wait: Duration,
 ) -> Result<(VolumeKeys, Vec<SlotId>)> {
-    let secret = Arc::new(Secret::of(credential)?);
     let prefix = format!("{}/", larder_format::object::KEYS);
     let slots = source.store().list(&prefix).await?;
     let ids = slots
         .iter()
         .filter_map(|slot| parse_slot_name(slot.key.as_str()))
         .collect();
+    let secret = match credential {
+        Credential::Passphrase(words) => Secret::Passphrase(words.clone()),
+        Credential::RecoveryKey(text) => RecoveryKey::parse(text)
+            .map(Secret::Recovery)
+            .map_err(|error| VolumeError::State(error.to_string()))?,
+        Credential::Keys(keys) if keys.volume() == volume => return Ok((keys.clone(), ids)),
+        Credential::Keys(keys) => {
+            let address = source.store().address();
+            return Err(VolumeError::State(format!(
+                "{address} holds volume {volume}, and not volume {}",
+                keys.volume()
+            )));
+        }
+    };
+    let secret = Arc::new(secret);
     let mut others = Vec::new();
     for slot in &slots {
         let bytes = source.fetch_whole(slot, Instant::now() + wait).await?;
@@ -87,15 +101,6 @@ enum Secret {
 }
 
 impl Secret {
-    fn of(credential: &Credential) -> Result<Self> {
-        match credential {
-            Credential::Passphrase(words) => Ok(Self::Passphrase(words.clone())),
-            Credential::RecoveryKey(text) => RecoveryKey::parse(text)
-                .map(Self::Recovery)
-                .map_err(|error| VolumeError::State(error.to_string())),
-        }
-    }
-
     fn kind(&self) -> SlotKind {
         match self {
             Self::Passphrase(_) => SlotKind::Passphrase,

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
+use larder_format::peer::Piece;
 use larder_format::tree::{self, Tree, TreeKind, parse_node_key};
 use larder_format::{Commit, decode_node, kind_code};
 use larder_model::{ChunkId, Kind, Link, LinkId, Node, NodeId};
@@ -48,10 +49,14 @@ pub(crate) async fn fetch_chunks(
         for &chunk in chunks {
             if let Boarding::Started(flight, departure) = flights.board(chunk) {
                 waiting.push((chunk, flight));
-                departures.push(departure);
+                let piece = Piece { chunk, place: None };
+                departures.push(departure.for_piece(Some(piece)));
             }
         }
         let placed = db.write(|tx| place(tx, departures, &fetcher.problems))?;
+        let placed = fetcher
+            .ask_others_first(placed, Instant::now() + wait)
+            .await;
         let mut running = stream::iter(fetcher.requests(placed, Urgency::Behind)?)
             .map(|request| async move { request.run(Instant::now() + wait).await })
             .buffer_unordered(AT_ONCE);
@@ -73,11 +78,12 @@ pub(crate) async fn fetch_chunks(
                 return Err(error);
             }
         }
-        // Those that no pack has ended without any request.
-        for (_, flight) in waiting {
-            flight
+        // Those that no pack has, and those that others gave, ended without any request.
+        for (chunk, flight) in waiting {
+            let bytes = flight
                 .wait_until(Instant::now())
                 .unwrap_or(Err(super::super::failure::Failure::Stopping))?;
+            each(chunk, &bytes)?;
         }
     }
     Ok(())
