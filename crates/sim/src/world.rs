@@ -125,6 +125,7 @@ impl World {
             settle_quiet: Duration::from_millis(plan.settle_millis),
             commit_interval: Duration::from_millis(plan.commit_millis),
             read_wait: Duration::from_secs(5),
+            sync_interval: None,
             ..Settings::for_budget(plan.budget_bytes)
         };
         let mut machines: Vec<Machine> = (0..plan.machines)
