@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::collect;
 use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::operations as op;
@@ -68,6 +69,9 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<past::Show>(routes);
     let routes = route::<past::Diff>(routes);
     let routes = route::<past::Restore>(routes);
+    let routes = route::<collect::History>(routes);
+    let routes = route::<collect::Keep>(routes);
+    let routes = route::<collect::Collect>(routes);
     let routes = route::<op::Verify>(routes);
     let routes = route::<op::CheckDatabase>(routes);
     let routes = route::<op::Unmount>(routes);

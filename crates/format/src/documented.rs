@@ -1,6 +1,6 @@
 //! Holds that `docs/format.md` names what this room writes.
 
-use crate::{ObjectKind, PageKind, head, recovery, seal, slot, tree};
+use crate::{ObjectKind, PageKind, head, mark, recovery, seal, slot, tree};
 
 const PAGE: &str = include_str!("../../../docs/format.md");
 
@@ -31,6 +31,7 @@ fn every_derivation_context_is_documented() {
         crate::chunking::SEED_CONTEXT,
         tree::BOUNDARY_CONTEXT,
         head::SIGNATURE_CONTEXT,
+        mark::SIGNATURE_CONTEXT,
         crate::peer::MEMBER_CONTEXT,
         crate::peer::INVITED_CONTEXT,
     ] {

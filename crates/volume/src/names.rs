@@ -362,7 +362,7 @@ impl Volume {
         parent: Ino,
         name: &Name,
         id: Option<NodeId>,
-        past: &StoredNode<'_>,
+        (past, notices): (&StoredNode<'_>, u64),
         replaced: &mut Replaced,
     ) -> Result<Placed> {
         self.inos.reserve(&self.db, 1)?;
@@ -372,6 +372,11 @@ impl Volume {
             ..past.attr
         };
         let kept = self.replacing(parent, name, replaced, |tx, replaced| {
+            if crate::collect::marks::notices(tx)? != notices {
+                return Err(VolumeError::State(
+                    "history is being given up at this moment; try again".to_owned(),
+                ));
+            }
             let id = match id {
                 Some(id) if free_id(tx, id, parent, name)? => id,
                 _ => new_node_id(node::now())?,

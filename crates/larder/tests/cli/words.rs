@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 30] = [
+const COMMANDS: [&str; 33] = [
     "init",
     "open",
     "mount",
@@ -29,6 +29,9 @@ const COMMANDS: [&str; 30] = [
     "diff",
     "restore",
     "undelete",
+    "history",
+    "history keep",
+    "collect",
     "verify",
     "store",
     "doctor",

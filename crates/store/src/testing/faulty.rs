@@ -5,7 +5,7 @@
 //! rules and the same order of calls give the same faults.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub enum Fault {
     Full,
     /// The answer never comes.
     Hang,
+    /// The call is done, and the answer never comes.
+    HangAfter,
     /// One bit of what is read is turned; whole objects and ranges.
     WrongBytes,
     /// The last byte of what is read is missing; a store that does not check its length.
@@ -102,6 +104,8 @@ pub struct Faulty {
     rules: Mutex<Vec<Rule>>,
     /// Whether puts are not synced.
     is_lax: AtomicBool,
+    /// How many calls met a fault.
+    met: AtomicU64,
 }
 
 impl Faulty {
@@ -111,6 +115,7 @@ impl Faulty {
             below,
             rules: Mutex::new(Vec::new()),
             is_lax: AtomicBool::new(false),
+            met: AtomicU64::new(0),
         }
     }
 
@@ -134,6 +139,11 @@ impl Faulty {
         self.is_lax.store(true, Ordering::Relaxed);
     }
 
+    /// How many calls met a fault by now.
+    pub fn met(&self) -> u64 {
+        self.met.load(Ordering::Relaxed)
+    }
+
     /// From now on nothing goes wrong.
     pub fn clear(&self) {
         self.rules().clear();
@@ -146,10 +156,14 @@ impl Faulty {
     /// The fault that this call meets. Every rule counts it.
     fn fault(&self, call: Call) -> Option<Fault> {
         let mut rules = self.rules();
-        rules.iter_mut().fold(None, |first, rule| {
+        let fault = rules.iter_mut().fold(None, |first, rule| {
             let met = rule.meets(call).then_some(rule.fault);
             first.or(met)
-        })
+        });
+        if fault.is_some() {
+            self.met.fetch_add(1, Ordering::Relaxed);
+        }
+        fault
     }
 
     fn error(&self, kind: ErrorKind, words: &str) -> StoreError {
@@ -174,8 +188,9 @@ impl Faulty {
     }
 
     /// What comes after it.
-    fn after(&self, fault: Option<Fault>) -> Result<(), StoreError> {
+    async fn after(&self, fault: Option<Fault>) -> Result<(), StoreError> {
         match fault {
+            Some(Fault::HangAfter) => std::future::pending().await,
             Some(Fault::LostAnswer) => {
                 Err(self.error(ErrorKind::Unavailable, "the line was cut before the answer"))
             }
@@ -225,14 +240,14 @@ impl Store for Faulty {
             return Err(self.error(ErrorKind::Full, "the disk there is full"));
         }
         self.below.put(key, bytes).await?;
-        self.after(fault)
+        self.after(fault).await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
         let fault = self.fault(Call::Get);
         self.before(fault).await?;
         let found = self.below.get(key).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(self.read(fault, found))
     }
 
@@ -240,7 +255,7 @@ impl Store for Faulty {
         let fault = self.fault(Call::Get);
         self.before(fault).await?;
         let found = self.below.get_range(key, range).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(self.read(fault, found))
     }
 
@@ -248,7 +263,7 @@ impl Store for Faulty {
         let fault = self.fault(Call::List);
         self.before(fault).await?;
         let mut found = self.below.list(prefix).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         if fault == Some(Fault::Missing) {
             found.pop();
         }
@@ -259,7 +274,7 @@ impl Store for Faulty {
         let fault = self.fault(Call::Stat);
         self.before(fault).await?;
         let found = self.below.stat(key).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(found.filter(|_| fault != Some(Fault::Missing)))
     }
 
@@ -267,6 +282,6 @@ impl Store for Faulty {
         let fault = self.fault(Call::Delete);
         self.before(fault).await?;
         self.below.delete(key).await?;
-        self.after(fault)
+        self.after(fault).await
     }
 }

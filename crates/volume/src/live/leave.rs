@@ -40,6 +40,8 @@ pub enum KeptReason {
     NotCommitted,
     /// A store took it without syncing it, and it is not proven yet.
     Unproven,
+    /// What the store has of it is about to be deleted, or may be.
+    Condemned,
     /// The store does not show what it had acknowledged, and may have lost more.
     StoreInDoubt,
     /// A program has it open.
@@ -62,6 +64,9 @@ impl KeptReason {
             Self::Unproven => {
                 "the store took it without a word that it is on its disk; it is looked at \
                  again within two minutes"
+            }
+            Self::Condemned => {
+                "what the store has of it is given up, and is looked for elsewhere first"
             }
             Self::StoreInDoubt => {
                 "the store may have lost what it had; `larder verify --stores` finds out"
@@ -212,6 +217,8 @@ impl Volume {
                 Some(KeptReason::NotCommitted)
             } else if crate::push::is_in_doubt(connection)? {
                 Some(KeptReason::StoreInDoubt)
+            } else if crate::collect::marks::is_unsettled(connection)? {
+                Some(KeptReason::Condemned)
             } else if is_pinned(connection, ino)? {
                 Some(KeptReason::Pinned)
             } else {
@@ -316,7 +323,8 @@ fn delete_if_safe(tx: &Transaction<'_>, ino: Ino) -> Result<bool> {
     let is_reached = tx
         .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND safe = 1")?
         .exists([ino as i64])?;
-    let is_safe = is_reached && !crate::push::is_in_doubt(tx)?;
+    let is_safe =
+        is_reached && !crate::push::is_in_doubt(tx)? && !crate::collect::marks::is_unsettled(tx)?;
     if is_safe {
         delete_cached(tx, ino)?;
     }

@@ -24,10 +24,12 @@ use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
 use super::meet::Looks;
 use super::proof::{self, Accepted};
-use super::request::{CommitRequest, Request};
+use super::request::{CommitRequest, MarkWork, Request};
 use super::shared::Shared;
 use super::upload;
+use crate::collect::{marks, rest};
 use crate::db::Transaction;
+use crate::join::Merged;
 use crate::pull::forget_pages;
 use crate::{Result, Volume, VolumeError};
 
@@ -37,6 +39,8 @@ const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
 const INTERVAL_WHEN_WATCHED: Duration = Duration::from_secs(1);
 const TICK_WHEN_WATCHED: Duration = Duration::from_millis(50);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// Marks that only say what the tree stands on follow each other no closer.
+const MARK_PAUSE: Duration = Duration::from_secs(60);
 
 /// Offers all changes to the next commit again that were held back.
 ///
@@ -69,6 +73,8 @@ pub(super) fn start(
         last_commit: Duration::ZERO,
         looks: Looks::new(volume.settings.sync_interval),
         is_cut: false,
+        last_look: None,
+        last_mark: None,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -93,6 +99,10 @@ pub(super) struct Committer {
     pub(super) looks: Looks,
     /// Whether the last commit was not acknowledged: an error came in between.
     pub(super) is_cut: bool,
+    /// When the marks of others were last looked at.
+    last_look: Option<Duration>,
+    /// When a mark was last put only to say what the tree stands on.
+    last_mark: Option<Duration>,
 }
 
 /// A commit that the store has.
@@ -147,10 +157,17 @@ impl Committer {
                         false => Ok(()),
                     }
                 }
-                None => match self.commit_if_due(&volume).await {
-                    Ok(()) => self.look_if_due(&volume).await,
-                    failed => failed,
-                },
+                Some(Request::Mark(work, reply)) => {
+                    let done = self.mark(&volume, work).await;
+                    let is_over = matches!(done, Err(VolumeError::Stopping));
+                    // Whoever asked may be gone.
+                    let _ = reply.send(done);
+                    match is_over {
+                        true => Err(VolumeError::Stopping),
+                        false => Ok(()),
+                    }
+                }
+                None => self.do_what_is_due(&volume).await,
             };
             match done {
                 Ok(()) => self.shared.warnings.clear("commit"),
@@ -177,6 +194,7 @@ impl Committer {
                 if let Compared::Apart(apart) = heads::compare(&self.shared, &volume).await? {
                     identity::go_on_as_new(&volume, apart).await?;
                 }
+                marks::begin(&self.shared, &volume).await?;
                 resume(&self.shared, &volume).await
             };
             match begun.await {
@@ -194,6 +212,12 @@ impl Committer {
             drop(volume);
             tokio::time::sleep(REST_AFTER_FAILURE).await;
         }
+    }
+
+    async fn do_what_is_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        self.commit_if_due(volume).await?;
+        self.look_if_due(volume).await?;
+        self.look_at_marks_if_due(volume).await
     }
 
     async fn commit_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
@@ -315,6 +339,8 @@ impl Committer {
         let draft = blocking(move || make_draft(&drafting, message, most)).await?;
         let more = draft.taken.more && !draft.taken.is_empty();
         if !draft.differs && !must {
+            // What was stored anew of what the latest commit has is in new packs.
+            index::push(&self.shared, volume).await?;
             let noting = Arc::clone(volume);
             let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
             return Ok(Some(Made { more, ..latest }));
@@ -347,9 +373,11 @@ impl Committer {
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
                 self.is_cut = false;
+                marks::begin(&self.shared, volume).await?;
                 return Ok(false);
             }
         };
+        self.look_before_safe(volume).await?;
         let noting = Arc::clone(volume);
         blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
         self.is_cut = false;
@@ -364,12 +392,135 @@ impl Committer {
         }
         Ok(true)
     }
+
+    /// Says what the tree stands on, if a join changed that; not more often than once a minute.
+    pub(super) async fn say_what_it_stands_on(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let now = self.shared.now();
+        let is_due = self.last_mark.is_none_or(|last| now >= last + MARK_PAUSE);
+        if is_due && marks::stands_elsewhere(volume)? {
+            marks::publish(&self.shared, volume).await?;
+            self.last_mark = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Does something about marks, between two commits.
+    pub(super) async fn mark(&mut self, volume: &Arc<Volume>, work: MarkWork) -> Result<()> {
+        marks::notice(&self.shared, volume).await?;
+        self.last_look = Some(self.shared.now());
+        // What is noticed while the commit is sent is not answered by it.
+        let reading = Arc::clone(volume);
+        let noticed = blocking(move || marks::noticed(&reading)).await?;
+        self.commit_all(volume, None).await?;
+        let owed = marks::is_word_owed(volume)?;
+        if owed {
+            index::forget_deleted(&self.shared, volume).await?;
+        }
+        let giving = Arc::clone(volume);
+        blocking(move || marks::give_word(&giving, &noticed)).await?;
+        if owed || work == MarkWork::Publish || marks::stands_elsewhere(volume)? {
+            marks::publish(&self.shared, volume).await?;
+        }
+        if work == MarkWork::Publish {
+            marks::settle_own(volume).await?;
+            index::forget_deleted(&self.shared, volume).await?;
+            self.commit_all(volume, None).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_marks_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let now = self.shared.now();
+        let last = *self.last_look.get_or_insert(now);
+        if now < last + volume.settings.mark_interval {
+            return Ok(());
+        }
+        // What cannot be asked now is asked later; nobody here waits for it.
+        self.last_look = Some(now);
+        match self.mark(volume, MarkWork::Notice).await {
+            Err(VolumeError::Stopping) => Err(VolumeError::Stopping),
+            Err(error) => {
+                tracing::debug!(%error, "the marks of others are looked at later");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What a head reaches is safe only if the marks were seen lately: others may have waited for
+    /// this replica in vain.
+    async fn look_before_safe(&self, volume: &Arc<Volume>) -> Result<()> {
+        loop {
+            match marks::look_if_old(&self.shared, volume).await {
+                Ok(()) => break,
+                Err(VolumeError::Stopping) => return Err(VolumeError::Stopping),
+                Err(error) => self.shared.warnings.set(
+                    "marks",
+                    format!("the marks of other machines could not be read: {error}"),
+                ),
+            }
+            if !self.shared.pause(REST_AFTER_FAILURE).await {
+                return Err(VolumeError::Stopping);
+            }
+        }
+        self.shared.warnings.clear("marks");
+        Ok(())
+    }
 }
 
 impl Taken {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.held.is_empty() && self.gone.is_empty()
     }
+}
+
+/// What a join takes in must not rest on packs that others may delete.
+pub(super) async fn rescue_taken(volume: &Arc<Volume>, merged: &Merged) -> Result<()> {
+    let after = merged.changes.iter().filter_map(|changed| {
+        let after = changed.after.as_deref()?;
+        after.is_alive().then(|| after.content().cloned()).flatten()
+    });
+    let pages = merged.pages.keys().copied().collect();
+    rest::rescue(volume, after.collect(), pages).await
+}
+
+/// Stores those of the latest trees' pages, and of the commits, that no pack has that counts.
+///
+/// # Errors
+/// [`VolumeError::Stopping`], and failures of the database.
+pub(crate) async fn store_pages_anew(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    let packing = Arc::clone(volume);
+    let packs = blocking(move || {
+        let pages = packing.db.read(|connection| {
+            pages_where(
+                connection,
+                "SELECT id, bytes FROM pages WHERE id NOT IN (
+                     SELECT c.id FROM chunks c JOIN packs p USING(pack) WHERE p.condemned = 0)",
+            )
+        })?;
+        pack_pages(&packing, pages)
+    })
+    .await?;
+    for pack in packs {
+        let sent = upload::send(shared, &volume.store, pack).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || upload::record_for_commit(&noting, sent)).await?;
+    }
+    Ok(())
+}
+
+fn pages_where(connection: &Connection, query: &str) -> Result<Vec<(ChunkId, Vec<u8>)>> {
+    let mut statement = connection.prepare(query)?;
+    statement
+        .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
+        .map(|row| {
+            let (id, bytes) = row?;
+            let id = ChunkId::from_slice(&id).ok_or_else(|| {
+                VolumeError::Damaged("the database's pages are damaged".to_owned())
+            })?;
+            Ok((id, bytes))
+        })
+        .collect()
 }
 
 /// How many changes wait for a commit, at most `most`, and the number of the last.
@@ -507,7 +658,10 @@ async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
     tracing::info!(n, "sending the commit of the last run again");
     let accepted = match push(shared, volume, n, pages, head).await? {
         Pushed::Put(accepted) => accepted,
-        Pushed::Apart(apart) => return identity::go_on_as_new(volume, apart).await,
+        Pushed::Apart(apart) => {
+            identity::go_on_as_new(volume, apart).await?;
+            return marks::begin(shared, volume).await;
+        }
     };
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
@@ -534,18 +688,8 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
         let Some((n, head)) = newest else {
             return Ok(None);
         };
-        let mut statement = connection
-            .prepare("SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)")?;
-        let pages = statement
-            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
-            .map(|row| {
-                let (id, bytes) = row?;
-                let id = ChunkId::from_slice(&id).ok_or_else(|| {
-                    VolumeError::Damaged("the database's pages are damaged".to_owned())
-                })?;
-                Ok((id, bytes))
-            })
-            .collect::<Result<_>>()?;
+        let query = "SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)";
+        let pages = pages_where(connection, query)?;
         Ok(Some((n as u64, pages, head)))
     })
 }

@@ -14,9 +14,10 @@ use larder_model::ChunkId;
 use larder_store::ErrorKind;
 use rusqlite::Connection;
 
-use super::commit::Committer;
+use super::commit::{Committer, rescue_taken};
 use super::index::blocking;
 use super::ingest::salt;
+use super::request::MarkWork;
 use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
 use crate::pull::Found;
 use crate::{Result, Volume, VolumeError};
@@ -124,7 +125,7 @@ impl Committer {
         deletions: Deletions,
     ) -> Result<SyncReport> {
         self.looks.held.clear();
-        self.commit_all(volume, None).await?;
+        self.mark(volume, MarkWork::Notice).await?;
         let report = self.take_in(volume, deletions, TRIES).await?;
         self.warn_of_what_is_left(&report);
         Ok(report)
@@ -154,6 +155,7 @@ impl Committer {
                 let noting = Arc::clone(volume);
                 blocking(move || noting.forget_apart(|replica| noting.seen.includes(replica)))
                     .await?;
+                self.say_what_it_stands_on(volume).await?;
                 return Ok(report);
             };
             self.commit_changes(volume).await?;
@@ -228,6 +230,7 @@ impl Committer {
         if !deletions.allow(gone, merged.files) {
             return Ok(Applied::Guarded(gone));
         }
+        rescue_taken(volume, &merged).await?;
         let head = match &merged.base {
             NewBase::Made(draft) => {
                 let (n, id) = (draft.commit.n, draft.id);

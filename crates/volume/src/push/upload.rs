@@ -13,7 +13,7 @@ use larder_model::PackId;
 use larder_store::{Key, Store};
 
 use super::outbox::{Cut, Number};
-use super::proof::Accepted;
+use super::proof::{self, Accepted};
 use super::shared::Shared;
 use crate::live::Settled;
 use crate::{Result, Volume, VolumeError};
@@ -30,7 +30,7 @@ pub(super) struct Parcel {
 
 /// A pack that the store acknowledged.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     id: PackId,
     seal: PackRef,
     size: u64,
@@ -71,7 +71,7 @@ async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>,
 ///
 /// # Errors
 /// [`VolumeError::Stopping`] if the volume stops first.
-pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
+pub(crate) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
     let key = key(pack_name(pack.seal.kind, &pack.id))?;
     let bytes = Bytes::from(pack.bytes);
     let size = bytes.len() as u64;
@@ -90,7 +90,7 @@ pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) ->
 ///
 /// # Errors
 /// [`VolumeError::Stopping`] if the volume stops first.
-pub(super) async fn put(
+pub(crate) async fn put(
     shared: &Shared,
     store: &Arc<dyn Store>,
     key: &Key,
@@ -110,9 +110,20 @@ pub(super) async fn put(
     Ok(accepted)
 }
 
+/// Deletes an object that is not needed any more, however long it takes.
+///
+/// # Errors
+/// [`VolumeError::Stopping`] if the volume stops first, and failures of the database.
+pub(crate) async fn delete(volume: &Volume, key: &Key) -> Result<()> {
+    proof::forget(volume, key)?;
+    let delete = || volume.store.delete(key);
+    let deleted = volume.push.shared.keep_trying(delete).await;
+    deleted.ok_or(VolumeError::Stopping)
+}
+
 /// The key of this name. Names of objects are made by us, so one that is no key is a bug
 /// that shows here.
-pub(super) fn key(name: impl Into<String>) -> Result<Key> {
+pub(crate) fn key(name: impl Into<String>) -> Result<Key> {
     Key::new(name).map_err(|error| VolumeError::State(error.to_string()))
 }
 
@@ -205,7 +216,7 @@ pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
 }
 
 /// Records and remembers a pack that a commit sent.
-pub(super) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
+pub(crate) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
     record(volume, &sent)?;
     volume.push.unindexed.remember(sent.id, sent.entries);
     Ok(())

@@ -8,6 +8,7 @@
 
 mod bootstrap;
 mod by_hand;
+mod collected;
 mod fetch;
 mod joined;
 mod meetings;
