@@ -1130,8 +1130,10 @@ fn reason_to_stay(
     Ok(match is_safe {
         None => None,
         Some(false) if crate::push::is_awaited(tx, ino)? => Some(KeptReason::Unproven),
+        Some(false) if crate::push::is_unread(tx, ino)? => Some(KeptReason::MarkUnread),
         Some(false) => Some(KeptReason::NotCommitted),
         Some(true) if crate::push::is_in_doubt(tx)? => Some(KeptReason::StoreInDoubt),
+        Some(true) if crate::collect::marks::is_unsettled(tx)? => Some(KeptReason::Condemned),
         Some(true) => None,
     })
 }

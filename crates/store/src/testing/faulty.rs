@@ -76,14 +76,17 @@ pub enum When {
 struct Rule {
     fault: Fault,
     call: Call,
+    /// How the key, or the prefix of a list, begins.
+    under: String,
     when: When,
     seen: u64,
     random: u64,
 }
 
 impl Rule {
-    fn meets(&mut self, call: Call) -> bool {
-        if self.call != Call::Any && self.call != call {
+    fn meets(&mut self, call: Call, key: &str) -> bool {
+        let is_for = self.call == Call::Any || self.call == call;
+        if !is_for || !key.starts_with(&self.under) {
             return false;
         }
         let at = self.seen;
@@ -121,6 +124,11 @@ impl Faulty {
 
     /// Adds a rule. The first rule that meets a call decides.
     pub fn set(&self, fault: Fault, call: Call, when: When) {
+        self.set_under("", fault, call, when);
+    }
+
+    /// As [`Faulty::set`], for objects only whose keys begin so.
+    pub fn set_under(&self, under: &str, fault: Fault, call: Call, when: When) {
         let random = match when {
             When::OneIn(_, seed) => seed,
             _ => 0,
@@ -128,6 +136,7 @@ impl Faulty {
         self.rules().push(Rule {
             fault,
             call,
+            under: under.to_owned(),
             when,
             seen: 0,
             random,
@@ -154,10 +163,10 @@ impl Faulty {
     }
 
     /// The fault that this call meets. Every rule counts it.
-    fn fault(&self, call: Call) -> Option<Fault> {
+    fn fault(&self, call: Call, key: &str) -> Option<Fault> {
         let mut rules = self.rules();
         let fault = rules.iter_mut().fold(None, |first, rule| {
-            let met = rule.meets(call).then_some(rule.fault);
+            let met = rule.meets(call, key).then_some(rule.fault);
             first.or(met)
         });
         if fault.is_some() {
@@ -234,7 +243,7 @@ impl Store for Faulty {
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
-        let fault = self.fault(Call::Put);
+        let fault = self.fault(Call::Put, key.as_str());
         self.before(fault).await?;
         if fault == Some(Fault::Full) {
             return Err(self.error(ErrorKind::Full, "the disk there is full"));
@@ -244,7 +253,7 @@ impl Store for Faulty {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        let fault = self.fault(Call::Get);
+        let fault = self.fault(Call::Get, key.as_str());
         self.before(fault).await?;
         let found = self.below.get(key).await?;
         self.after(fault).await?;
@@ -252,7 +261,7 @@ impl Store for Faulty {
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-        let fault = self.fault(Call::Get);
+        let fault = self.fault(Call::Get, key.as_str());
         self.before(fault).await?;
         let found = self.below.get_range(key, range).await?;
         self.after(fault).await?;
@@ -260,7 +269,7 @@ impl Store for Faulty {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-        let fault = self.fault(Call::List);
+        let fault = self.fault(Call::List, prefix);
         self.before(fault).await?;
         let mut found = self.below.list(prefix).await?;
         self.after(fault).await?;
@@ -271,7 +280,7 @@ impl Store for Faulty {
     }
 
     async fn stat(&self, key: &Key) -> Result<Option<ObjectMeta>, StoreError> {
-        let fault = self.fault(Call::Stat);
+        let fault = self.fault(Call::Stat, key.as_str());
         self.before(fault).await?;
         let found = self.below.stat(key).await?;
         self.after(fault).await?;
@@ -279,7 +288,7 @@ impl Store for Faulty {
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let fault = self.fault(Call::Delete);
+        let fault = self.fault(Call::Delete, key.as_str());
         self.before(fault).await?;
         self.below.delete(key).await?;
         self.after(fault).await

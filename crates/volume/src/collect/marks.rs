@@ -13,7 +13,7 @@ use larder_format::{
     read_retention, seal_mark,
 };
 use larder_model::{ChunkId, PackId, ReplicaId, Retention};
-use larder_store::{Key, Store};
+use larder_store::{ErrorKind, Key, Store};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::rest;
@@ -31,7 +31,8 @@ const BASES: &str = "mark_bases";
 const UNSETTLED: &str = "unsettled";
 /// Set while others wait for this replica's word.
 const OWED: &str = "word_owed";
-/// Set while what is away may rest on packs that nobody keeps for this replica's sake.
+/// Set while what is away may rest on packs that nobody keeps for this replica's sake: nothing is
+/// dropped.
 const LATE: &str = "late";
 /// Grows with each pack that does not count any more.
 const NOTICES: &str = "notices";
@@ -43,6 +44,9 @@ pub(super) const WITHOUT: &str = "without";
 
 /// What is safe needs a look at the marks that is no older, in nanoseconds.
 const LOOK_HOLDS: i64 = 60 * 60 * 1_000_000_000;
+
+/// The topic of what the status says of marks.
+const WARNING: &str = "marks";
 
 /// The newest mark of each replica on the store: its number, and older ones of the same.
 pub(super) type Listed = BTreeMap<ReplicaId, Vec<u64>>;
@@ -81,6 +85,25 @@ pub(super) async fn read(
         VolumeError::Away(format!("{name} is listed by the store, and not there"))
     })?;
     Ok(open_mark(keys, replica, n, &bytes)?)
+}
+
+/// Whether bytes came, and are not what they must be: asking again does not help.
+fn is_bad(error: &VolumeError) -> bool {
+    match error {
+        VolumeError::Damaged(_) | VolumeError::Format(_) => true,
+        VolumeError::Store(error) => error.kind == ErrorKind::Damaged,
+        _ => false,
+    }
+}
+
+/// Whether the newest mark of this replica on the store can be read by the others.
+async fn is_own_readable(volume: &Volume, n: u64) -> Result<bool> {
+    let own = volume.replica().id();
+    match read(&*volume.store, &volume.keys, &own, n).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_bad(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Enters what all marks say into the database of a replica that is being made, before it learns of
@@ -133,16 +156,13 @@ pub(crate) async fn begin(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
         })
         .await?;
     }
-    if !is_known || newest != Some(made) || put != made {
+    let is_newest = is_known && newest == Some(made) && put == made;
+    if !is_newest || !is_own_readable(volume, made).await? {
         publish(shared, volume).await?;
     }
-    notice(shared, volume).await?;
+    let is_all = notice(shared, volume).await?;
     if flag(volume, LATE)? {
-        rest::compare_with_list(volume).await?;
-        settle_own(volume).await?;
-        rest::rescue_all(shared, volume).await?;
-        let noting = Arc::clone(volume);
-        blocking(move || noting.db.write_synced(|tx| set_flag(tx, LATE, false))).await?;
+        catch_up(shared, volume, is_all).await?;
     }
     for n in there.into_iter().filter(|n| Some(*n) != newest) {
         volume.store.delete(&key(mark_name(&own, n))?).await?;
@@ -150,55 +170,124 @@ pub(crate) async fn begin(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
     Ok(())
 }
 
+/// Copies what is away and nobody keeps for this replica's sake. If not `is_all` of the marks could
+/// be read, it is done again when they can.
+async fn catch_up(shared: &Shared, volume: &Arc<Volume>, is_all: bool) -> Result<()> {
+    rest::compare_with_list(volume).await?;
+    settle_own(volume).await?;
+    rest::rescue_all(shared, volume).await?;
+    if !is_all {
+        return Ok(());
+    }
+    let noting = Arc::clone(volume);
+    blocking(move || noting.db.write_synced(|tx| set_flag(tx, LATE, false))).await
+}
+
 /// Reads the marks that are new, and does what follows from them: from here on nothing rests on
-/// what they condemn, but for what a commit has already.
+/// what they condemn, but for what a commit has already. False if one of them is damaged, so that
+/// what its replica says is unknown: then it was no look, and the status says so.
 ///
 /// # Errors
 /// If the store cannot be asked, or the database fails.
-pub(crate) async fn notice(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
-    let own = volume.replica().id();
+pub(crate) async fn notice(shared: &Shared, volume: &Arc<Volume>) -> Result<bool> {
     let looked = node::now();
-    for (replica, numbers) in list(&*volume.store).await? {
-        let Some(&n) = numbers.last().filter(|_| replica != own) else {
+    let mut listed = list(&*volume.store).await?;
+    let own = listed.remove(&volume.replica().id());
+    let unread = notice_others(volume, listed).await?;
+    if flag(volume, UNSETTLED)? {
+        rest::settle(volume).await?;
+    }
+    if shared.may_push() {
+        // Before this replica began, that is seen to by `begin`.
+        put_own_anew(shared, volume, own.unwrap_or_default().last()).await?;
+        if unread.is_none() && flag(volume, LATE)? {
+            catch_up(shared, volume, true).await?;
+        }
+    }
+    if let Some(words) = unread {
+        volume.push.warn(
+            WARNING,
+            format!(
+                "what another machine says of the history cannot be read ({words}). Until it puts \
+                 that anew, which it does by itself when it is on, nothing that is stored from now \
+                 on is dropped here, and no history is collected"
+            ),
+        );
+        return Ok(false);
+    }
+    // Last: until all that follows from it is done, it was no look.
+    let noting = Arc::clone(volume);
+    blocking(move || {
+        noting.db.write(|tx| {
+            crate::push::marks_are_read(&noting, tx)?;
+            set_meta(tx, LOOKED, &looked.0.to_be_bytes())
+        })
+    })
+    .await?;
+    volume.push.clear_warning(WARNING);
+    Ok(true)
+}
+
+/// Takes notice of all that can be read; what is wrong with one of the others, in words.
+async fn notice_others(volume: &Arc<Volume>, listed: Listed) -> Result<Option<String>> {
+    let mut unread = None;
+    for (replica, numbers) in listed {
+        let Some(&n) = numbers.last() else {
             continue;
         };
         let known = volume.db.read(|tx| known_mark(tx, &replica))?;
         if n <= known {
             continue;
         }
-        let said = read(&*volume.store, &volume.keys, &replica, n).await?;
-        let noting = Arc::clone(volume);
-        blocking(move || take_notice(&noting, replica, n, &said)).await?;
+        match read(&*volume.store, &volume.keys, &replica, n).await {
+            Ok(said) => {
+                let noting = Arc::clone(volume);
+                blocking(move || take_notice(&noting, replica, n, &said)).await?;
+            }
+            Err(error) if is_bad(&error) => {
+                unread = Some(format!("mark {n} of {replica}: {error}"));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    if flag(volume, UNSETTLED)? {
-        rest::settle(volume).await?;
+    Ok(unread)
+}
+
+/// What the others cannot read of this replica is put once more.
+async fn put_own_anew(shared: &Shared, volume: &Arc<Volume>, newest: Option<&u64>) -> Result<()> {
+    let (put, made) = volume
+        .db
+        .read(|tx| Ok((meta_u64(tx, PUT)?, meta_u64(tx, MADE)?)))?;
+    let is_there = match newest {
+        Some(&n) if n <= made => is_own_readable(volume, n).await?,
+        // A copy of this replica put it: the next head shows that.
+        Some(_) => true,
+        None => put == 0,
+    };
+    match is_there {
+        true => Ok(()),
+        false => publish(shared, volume).await,
     }
-    let is_late = flag(volume, LATE)?;
-    if is_late && shared.may_push() {
-        rest::rescue_all(shared, volume).await?;
-        let noting = Arc::clone(volume);
-        blocking(move || noting.db.write_synced(|tx| set_flag(tx, LATE, false))).await?;
-    }
-    // Last: until all that follows from it is done, it was no look.
-    let noting = Arc::clone(volume);
-    blocking(move || {
-        noting
-            .db
-            .write(|tx| set_meta(tx, LOOKED, &looked.0.to_be_bytes()))
-    })
-    .await
+}
+
+/// From here on nobody knows what this replica rests on, until it has said so.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn be_late(tx: &Transaction<'_>) -> Result<()> {
+    set_flag(tx, LATE, true)
 }
 
 /// As [`notice`], if the last look is too old for what a head reaches now to be safe.
 ///
 /// # Errors
 /// As [`notice`].
-pub(crate) async fn look_if_old(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+pub(crate) async fn look_if_old(shared: &Shared, volume: &Arc<Volume>) -> Result<bool> {
     let looked = volume.db.read(|tx| meta_u64(tx, LOOKED))? as i64;
     let holds = LOOK_HOLDS.min(volume.settings.member_grace.as_nanos() as i64 / 4);
     let age = node::now().0 - looked;
     match (0..holds).contains(&age) {
-        true => Ok(()),
+        true => Ok(true),
         false => notice(shared, volume).await,
     }
 }
@@ -515,12 +604,12 @@ pub(super) fn latest_retention(said: &[(ReplicaId, Mark)]) -> Option<Retention> 
     latest.map(|(retention, _)| retention)
 }
 
-/// Whether what is here may rest on packs that do not count any more.
+/// Whether what is here may rest on packs that do not count any more, or may not count.
 ///
 /// # Errors
 /// If the database fails.
 pub(crate) fn is_unsettled(tx: &Connection) -> Result<bool> {
-    Ok(meta_u64(tx, UNSETTLED)? != 0)
+    Ok(meta_u64(tx, UNSETTLED)? != 0 || meta_u64(tx, LATE)? != 0)
 }
 
 /// Does here what follows from what this replica condemned itself.

@@ -245,7 +245,7 @@ async fn copy(volume: &Arc<Volume>, chunks: &[ChunkId]) -> Result<()> {
         let of_kind = volume.db.read(|tx| of_kind(tx, chunks, kind))?;
         for some in portions(&of_kind) {
             let mut came: Vec<(ChunkId, Vec<u8>)> = Vec::new();
-            let wait = volume.settings.read_wait;
+            let wait = volume.settings.read_wait * 4;
             fetch_chunks(
                 volume.fetcher(),
                 &volume.db,
@@ -336,11 +336,11 @@ pub(super) async fn rescue_all(shared: &Shared, volume: &Arc<Volume>) -> Result<
     if !volume.db.read(is_any_doomed)? {
         return Ok(());
     }
-    let mut lost: Vec<Ino> = Vec::new();
+    let (mut lost, mut named): (usize, Vec<Ino>) = (0, Vec::new());
     let mut after = 0;
     loop {
         let reading = Arc::clone(volume);
-        let some = blocking(move || reading.db.read(|tx| some_contents(tx, after))).await?;
+        let some = blocking(move || reading.db.read(|tx| some_contents(tx, OF_ALL, after))).await?;
         let Some((last, _)) = some.last() else {
             break;
         };
@@ -348,24 +348,24 @@ pub(super) async fn rescue_all(shared: &Shared, volume: &Arc<Volume>) -> Result<
         for (ino, content) in some {
             match rescue(volume, vec![content], Vec::new()).await {
                 Ok(()) => {}
-                Err(VolumeError::Stopping) => return Err(VolumeError::Stopping),
-                Err(error @ VolumeError::Away(_)) => return Err(error),
-                // What is here of it is dirty, and stored from there.
-                Err(_) if is_here(volume, ino)? => {}
-                Err(_) => lost.push(ino),
+                Err(VolumeError::Damaged(_) | VolumeError::Format(_) | VolumeError::State(_)) => {
+                    // What is here of it is dirty, and stored from there.
+                    if !is_here(volume, ino)? {
+                        lost += 1;
+                        named.extend((lost <= NAMED).then_some(ino));
+                    }
+                }
+                // Whatever else it is, it is tried again.
+                Err(error) => return Err(error),
             }
         }
     }
     crate::push::store_pages_anew(shared, volume).await?;
     push_indexes(shared, volume).await?;
-    if lost.is_empty() {
+    if lost == 0 {
         return Ok(());
     }
-    let names: Vec<_> = lost
-        .iter()
-        .take(NAMED)
-        .map(|ino| volume.name_of(*ino))
-        .collect();
+    let names: Vec<_> = named.iter().map(|ino| volume.name_of(*ino)).collect();
     let names: Vec<_> = names
         .iter()
         .map(|name| String::from_utf8_lossy(name))
@@ -376,7 +376,7 @@ pub(super) async fn rescue_all(shared: &Shared, volume: &Arc<Volume>) -> Result<
             "this machine was away for so long that the others gave up content that its tree still \
              has, and it is not here: of {} files, {} among them. If another machine has it, copy \
              it from there; else these files can only be deleted",
-            lost.len(),
+            lost,
             names.join(", ")
         ),
     );
@@ -391,11 +391,66 @@ fn is_here(volume: &Volume, ino: Ino) -> Result<bool> {
     }
 }
 
-fn some_contents(tx: &Connection, after: Ino) -> Result<Vec<(Ino, Content)>> {
-    let mut statement = tx.prepare_cached(
-        "SELECT ino, content FROM nodes
-         WHERE ino > ?1 AND content IS NOT NULL AND nlink > 0 ORDER BY ino LIMIT 256",
-    )?;
+/// All nodes, and those that no commit has as they are.
+const OF_ALL: &str = "SELECT ino, content FROM nodes
+     WHERE ino > ?1 AND content IS NOT NULL AND nlink > 0 ORDER BY ino LIMIT 256";
+const OF_UNCOMMITTED: &str = "SELECT n.ino, n.content FROM changed c JOIN nodes n ON n.ino = c.ino
+     WHERE c.ino > ?1 AND n.content IS NOT NULL AND n.nlink > 0 ORDER BY c.ino LIMIT 256";
+/// Pieces of dirty files that are away, and that no pack holds that counts.
+const OF_DIRTY: &str = "SELECT DISTINCT e.chunk FROM cached d JOIN extents e ON e.ino = d.ino
+     JOIN chunks c ON c.id = e.chunk JOIN packs p ON p.pack = c.pack
+     WHERE d.dirty = 1 AND e.present = 0 AND p.condemned = 1 LIMIT 4096";
+
+/// Copies what no commit has, is away, and lies in packs that do not count: nobody else knows that
+/// this replica needs it. What is in a commit is kept by that.
+///
+/// # Errors
+/// If the store cannot be asked, or the volume stops.
+pub(crate) async fn rescue_uncommitted(volume: &Arc<Volume>) -> Result<()> {
+    if !volume.db.read(is_any_doomed)? {
+        return Ok(());
+    }
+    let flushing = Arc::clone(volume);
+    blocking(move || {
+        flushing.flush_lives();
+        Ok(())
+    })
+    .await?;
+    loop {
+        let reading = Arc::clone(volume);
+        let some = blocking(move || reading.db.read(away_of_dirty)).await?;
+        if some.is_empty() {
+            break;
+        }
+        copy(volume, &some).await?;
+    }
+    let mut after = 0;
+    loop {
+        let reading = Arc::clone(volume);
+        let read = move || {
+            reading
+                .db
+                .read(|tx| some_contents(tx, OF_UNCOMMITTED, after))
+        };
+        let some = blocking(read).await?;
+        let Some((last, _)) = some.last() else {
+            return Ok(());
+        };
+        after = *last;
+        let contents = some.into_iter().map(|(_, content)| content);
+        rescue(volume, contents.collect(), Vec::new()).await?;
+    }
+}
+
+fn away_of_dirty(tx: &Connection) -> Result<Vec<ChunkId>> {
+    let mut statement = tx.prepare_cached(OF_DIRTY)?;
+    let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|row| ChunkId::from_slice(&row?).ok_or_else(marks::damaged))
+        .collect()
+}
+
+fn some_contents(tx: &Connection, query: &str, after: Ino) -> Result<Vec<(Ino, Content)>> {
+    let mut statement = tx.prepare_cached(query)?;
     let rows = statement.query_map([after as i64], |row| {
         Ok((row.get::<_, i64>(0)? as Ino, row.get::<_, Vec<u8>>(1)?))
     })?;

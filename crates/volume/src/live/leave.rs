@@ -42,6 +42,8 @@ pub enum KeptReason {
     Unproven,
     /// What the store has of it is about to be deleted, or may be.
     Condemned,
+    /// Another machine's mark could not be read since, which may say that.
+    MarkUnread,
     /// The store does not show what it had acknowledged, and may have lost more.
     StoreInDoubt,
     /// A program has it open.
@@ -67,6 +69,10 @@ impl KeptReason {
             }
             Self::Condemned => {
                 "what the store has of it is given up, and is looked for elsewhere first"
+            }
+            Self::MarkUnread => {
+                "what another machine says of the history could not be read; it puts that anew \
+                 when it is on the next time"
             }
             Self::StoreInDoubt => {
                 "the store may have lost what it had; `larder verify --stores` finds out"
@@ -213,6 +219,8 @@ impl Volume {
                 .query_row([ino as i64], |row| row.get(0))?;
             Ok(if !safe && crate::push::is_awaited(connection, ino)? {
                 Some(KeptReason::Unproven)
+            } else if !safe && crate::push::is_unread(connection, ino)? {
+                Some(KeptReason::MarkUnread)
             } else if !safe {
                 Some(KeptReason::NotCommitted)
             } else if crate::push::is_in_doubt(connection)? {

@@ -17,7 +17,6 @@ use rusqlite::Connection;
 use super::commit::{Committer, rescue_taken};
 use super::index::blocking;
 use super::ingest::salt;
-use super::request::MarkWork;
 use crate::join::{self, Applied, Deletions, NewBase, SyncReport};
 use crate::pull::Found;
 use crate::{Result, Volume, VolumeError};
@@ -125,7 +124,7 @@ impl Committer {
         deletions: Deletions,
     ) -> Result<SyncReport> {
         self.looks.held.clear();
-        self.mark(volume, MarkWork::Notice).await?;
+        self.notice_if_let(volume).await?;
         let report = self.take_in(volume, deletions, TRIES).await?;
         self.warn_of_what_is_left(&report);
         Ok(report)
@@ -233,6 +232,7 @@ impl Committer {
         rescue_taken(volume, &merged).await?;
         let head = match &merged.base {
             NewBase::Made(draft) => {
+                self.be_member(volume).await?;
                 let (n, id) = (draft.commit.n, draft.id);
                 Some(seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?)
             }
@@ -268,7 +268,7 @@ impl Committer {
 }
 
 /// Whether the store cannot be asked at the moment.
-fn is_away(error: &VolumeError) -> bool {
+pub(super) fn is_away(error: &VolumeError) -> bool {
     match error {
         VolumeError::Away(_) | VolumeError::TimedOut(_) => true,
         VolumeError::Store(error) => error.kind != ErrorKind::Damaged,

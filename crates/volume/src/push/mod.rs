@@ -46,7 +46,7 @@ mod written;
 use std::sync::Arc;
 
 use larder_format::peer::Newest;
-use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use log::CommitInfo;
@@ -64,7 +64,7 @@ pub(crate) use index::{blocking, push as push_indexes};
 pub(crate) use ingest::{
     compressor as chunk_compressor, is_stored as is_chunk_stored, salt as fresh_salt,
 };
-pub(crate) use proof::{Accepted, is_awaited};
+pub(crate) use proof::{Accepted, is_awaited, is_unread, marks_are_read};
 pub(crate) use request::MarkWork;
 pub(crate) use upload::{
     delete as delete_object, key as object_key, put as put_object, record_for_commit,
@@ -125,6 +125,11 @@ impl Push {
         Arc::clone(&self.shared)
     }
 
+    /// The same, held while something comes to rest on packs that count.
+    pub(crate) fn while_nothing_is_lost(&self) -> RwLockReadGuard<'_, u64> {
+        self.losses.read()
+    }
+
     /// The count of losses, held so that nothing is cut against packs that cease to count.
     pub(crate) fn losses(&self) -> RwLockWriteGuard<'_, u64> {
         self.losses.write()
@@ -134,6 +139,11 @@ impl Push {
     pub(crate) fn store_anew(&self) {
         self.attempts.forget_stored();
         self.shared.ring();
+    }
+
+    /// What was warned of is over.
+    pub(crate) fn clear_warning(&self, topic: &'static str) {
+        self.shared.warnings.clear(topic);
     }
 
     /// Says what a user should know.

@@ -52,7 +52,8 @@ async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>,
     let Ok(_turn) = shared.turns.acquire().await else {
         return;
     };
-    let sent = match send(&shared, &store, parcel.pack).await {
+    let sending = carry_to(&shared, &store, parcel.pack, Patience::Endless);
+    let sent = match sending.await {
         Ok(sent) => sent,
         Err(VolumeError::Stopping) => return,
         Err(error) => return shared.warnings.set("upload", error.to_string()),
@@ -67,15 +68,33 @@ async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>,
     }
 }
 
-/// Puts a pack on the store, however long it takes.
+/// Whether a refusal is waited out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// A task that does nothing else waits until a user has seen to it.
+    Endless,
+    /// Somebody may ask for what helps.
+    UnlessRefused,
+}
+
+/// Puts a pack on the store, however long it takes, unless the store refuses it.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`] if the volume stops first.
+/// [`VolumeError::Stopping`] if the volume stops first, and the store's refusal.
 pub(crate) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
+    carry_to(shared, store, pack, Patience::UnlessRefused).await
+}
+
+async fn carry_to(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    pack: Pack,
+    patience: Patience,
+) -> Result<Sent> {
     let key = key(pack_name(pack.seal.kind, &pack.id))?;
     let bytes = Bytes::from(pack.bytes);
     let size = bytes.len() as u64;
-    let accepted = put(shared, store, &key, bytes).await?;
+    let accepted = put_with(shared, store, &key, bytes, patience).await?;
     Ok(Sent {
         id: pack.id,
         seal: pack.seal,
@@ -85,16 +104,27 @@ pub(crate) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) ->
     })
 }
 
-/// Puts an object on the store, however long it takes, within the bandwidth limit. Answers
-/// what is to be noted if the store did not sync it.
+/// Puts an object on the store, however long it takes unless the store refuses it, within the
+/// bandwidth limit. Answers what is to be noted if the store did not sync it.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`] if the volume stops first.
+/// [`VolumeError::Stopping`] if the volume stops first, and the store's refusal.
 pub(crate) async fn put(
     shared: &Shared,
     store: &Arc<dyn Store>,
     key: &Key,
     bytes: Bytes,
+) -> Result<Option<Accepted>> {
+    put_with(shared, store, key, bytes, Patience::UnlessRefused).await
+}
+
+/// As [`put`], with this patience.
+pub(super) async fn put_with(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    key: &Key,
+    bytes: Bytes,
+    patience: Patience,
 ) -> Result<Option<Accepted>> {
     let put = || async {
         match shared.is_limited() {
@@ -102,7 +132,10 @@ pub(crate) async fn put(
             false => store.put(key, bytes.clone()).await,
         }
     };
-    shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
+    match patience {
+        Patience::Endless => shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?,
+        Patience::UnlessRefused => shared.try_unless_refused(put).await?,
+    }
     let accepted = Accepted::of(&**store, key, &bytes);
     if accepted.is_some() {
         shared.set_unproven(true);
@@ -110,15 +143,15 @@ pub(crate) async fn put(
     Ok(accepted)
 }
 
-/// Deletes an object that is not needed any more, however long it takes.
+/// Deletes an object that is not needed any more, however long it takes unless the store refuses.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`] if the volume stops first, and failures of the database.
+/// [`VolumeError::Stopping`] if the volume stops first, the store's refusal, and failures of the
+/// database.
 pub(crate) async fn delete(volume: &Volume, key: &Key) -> Result<()> {
     proof::forget(volume, key)?;
     let delete = || volume.store.delete(key);
-    let deleted = volume.push.shared.keep_trying(delete).await;
-    deleted.ok_or(VolumeError::Stopping)
+    volume.push.shared.try_unless_refused(delete).await
 }
 
 /// The key of this name. Names of objects are made by us, so one that is no key is a bug

@@ -13,48 +13,48 @@ const VERSION_BYTES: usize = 200_000;
 const HEADS: u64 = 8;
 
 /// One commit of this hour, and what heads and messages hold.
-const LITTLE: KeepPolicy = KeepPolicy {
+pub const LITTLE: KeepPolicy = KeepPolicy {
     hourly: 1,
     daily: 0,
     weekly: 0,
     monthly: 0,
 };
 
-fn version(n: u64) -> Vec<u8> {
+pub fn version(n: u64) -> Vec<u8> {
     bytes(1000 + n, VERSION_BYTES)
 }
 
 impl Replica {
     /// A commit without a message.
-    async fn store(&self) {
+    pub async fn store(&self) {
         self.volume.commit(None, &|_| {}).await.unwrap();
     }
 
     /// Stores versions of a file, each in a commit.
-    async fn store_versions(&self, name: &str, versions: std::ops::Range<u64>) {
+    pub async fn store_versions(&self, name: &str, versions: std::ops::Range<u64>) {
         for n in versions {
             self.write(ROOT, name, &version(n));
             self.store().await;
         }
     }
 
-    async fn keep_little(&self) {
+    pub async fn keep_little(&self) {
         self.volume.set_retention(Some(LITTLE)).await.unwrap();
     }
 
-    async fn collect(&self) -> CollectReport {
+    pub async fn collect(&self) -> CollectReport {
         self.volume.collect(false, &|_| {}).await.unwrap()
     }
 
     /// Takes in what the others did, and gives its word.
-    async fn meet(&self) {
+    pub async fn meet(&self) {
         self.volume
             .sync(larder_volume::Deletions::Guarded, &|_| {})
             .await
             .unwrap();
     }
 
-    fn moments(&self) -> Vec<Moment> {
+    pub fn moments(&self) -> Vec<Moment> {
         self.volume.chain().unwrap().map(Result::unwrap).collect()
     }
 
@@ -90,14 +90,14 @@ impl Replica {
     }
 
     /// All that is in the tree can be read, here or from the store, and the store has all.
-    async fn is_well(&self) {
+    pub async fn is_well(&self) {
         let verified = self.volume.verify(&[ROOT], true, &|_| {}).await.unwrap();
         assert!(verified.is_well(), "{verified:?}");
         assert!(verified.unknown.is_empty(), "{verified:?}");
         self.read_history().await;
     }
 
-    fn stash_all(&self) {
+    pub fn stash_all(&self) {
         let options = larder_volume::StashOptions {
             older_than: None,
             dry_run: false,
@@ -115,7 +115,7 @@ fn stored_bytes(shelf: &Shelf) -> u64 {
 }
 
 /// What a new machine sees is what the store has.
-async fn opens_afresh(shelf: &Shelf, name: &str, file: &str, content: &[u8]) {
+pub async fn opens_afresh(shelf: &Shelf, name: &str, file: &str, content: &[u8]) {
     let fresh = shelf.open(name, settings()).await;
     assert_eq!(fresh.read(fresh.find(file)).await.unwrap(), content);
     fresh.is_well().await;
@@ -192,7 +192,7 @@ fn named_file(replica: &Replica, moment: &Moment) -> larder_model::NodeId {
 }
 
 /// A machine with more history than is kept, and another one that has seen all of it.
-async fn two(shelf: &Shelf, settings_of: impl Fn() -> Settings) -> (Replica, Replica) {
+pub async fn two(shelf: &Shelf, settings_of: impl Fn() -> Settings) -> (Replica, Replica) {
     let first = shelf.init(settings_of()).await;
     first.write(ROOT, "always", b"the same");
     first.store().await;
@@ -472,7 +472,7 @@ async fn a_crash_at_any_step_leaves_what_the_next_run_goes_on_with() {
     second.stop().await;
 }
 
-fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
+pub fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

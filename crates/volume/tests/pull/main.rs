@@ -9,6 +9,7 @@
 mod bootstrap;
 mod by_hand;
 mod collected;
+mod condemned;
 mod fetch;
 mod joined;
 mod meetings;
