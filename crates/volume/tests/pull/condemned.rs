@@ -157,6 +157,7 @@ async fn what_the_last_runs_commit_reaches_is_safe_after_a_look_at_the_marks() {
     assert_eq!(second.read(file).await.unwrap(), version(2));
     soon(second.store()).await;
     second.is_well().await;
+    second.meet().await;
     opens_afresh(&shelf, "fresh", "again", &version(2)).await;
     first.stop().await;
     second.stop().await;
@@ -393,7 +394,7 @@ async fn what_is_copied_by_reference_does_not_rest_on_a_condemned_pack() {
     }
     // The heads of commits that had the file are dropped.
     second.store_versions("other", 100..110).await;
-    for _ in 0..2 {
+    for _ in 0..4 {
         first.meet().await;
         first.collect().await;
         second.meet().await;
