@@ -11,10 +11,11 @@ use larder_format::tree::{
 };
 use larder_format::{
     Commit, Credential, FormatError, KeyFile, PACK_HEADER_LEN, PACK_TRAILER_LEN, PackHead,
-    PackKind, PageSource, RecoveryKey, Ticket, VolumeKeys, decode_content, decode_index,
-    decode_node, decode_tags, decode_volume_header, encode_content, encode_node, encode_tags, list,
-    object_hash, open_head, open_slot, open_tags, parse_head_name, parse_index_name,
-    parse_pack_name, parse_slot_name, parse_tags_name, read_pack, slot_kind,
+    PackKind, PageSource, RecoveryKey, References, Ticket, VolumeKeys, decode_content,
+    decode_index, decode_node, decode_tags, decode_volume_header, encode_content, encode_node,
+    encode_tags, list, object_hash, open_head, open_mark, open_slot, open_tags, parse_head_name,
+    parse_index_name, parse_mark_name, parse_pack_name, parse_slot_name, parse_tags_name,
+    read_mark, read_pack, slot_kind,
 };
 use larder_model::{ChunkId, Content, PackId, ReplicaId, VolumeId};
 
@@ -39,6 +40,11 @@ pub fn objects(bytes: &[u8]) {
     let _ = open_tags(&keys, &ReplicaId([7; 32]), 3, bytes);
     if let Ok(tags) = decode_tags(bytes) {
         assert_eq!(encode_tags(&tags).as_deref(), Ok(bytes));
+    }
+    let _ = open_mark(&keys, &ReplicaId([7; 32]), 300, bytes);
+    let _ = References::of_page(bytes);
+    if let Ok(mark) = read_mark(bytes) {
+        assert_eq!(mark.plain(), bytes);
     }
     let _ = KeyFile::decode(bytes);
     for kind in [PackKind::Data, PackKind::Tree] {
@@ -179,6 +185,7 @@ pub fn texts(bytes: &[u8]) {
     let _ = parse_slot_name(text);
     let _ = parse_head_name(text);
     let _ = parse_tags_name(text);
+    let _ = parse_mark_name(text);
     if let Ok(key) = RecoveryKey::parse(text) {
         assert!(RecoveryKey::parse(&key.to_text()).is_ok());
     }

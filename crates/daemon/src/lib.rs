@@ -3,8 +3,8 @@
 //! - `home`, `locate`: which volumes are here, and which one a path means;
 //! - `config`, `secrets`, `stores`, `units`: settings, and from them a store;
 //! - `setup`: a volume comes to this machine, new or from its store;
-//! - `host`: a volume that this process holds; `operations`, `past` for its history, `others` for
-//!   what other machines did: what
+//! - `host`: a volume that this process holds; `operations`, `past` and `collect` for its history,
+//!   `others` for what other machines did: what
 //!   can be asked of it, and `report` what is answered;
 //! - `wire`, `socket`, `server`, `client`: the control socket; `session`: a command's way to
 //!   its volume, through the daemon or without;
@@ -18,6 +18,7 @@
 //! `LARDER_LOG` asks for.
 
 mod client;
+mod collect;
 mod config;
 mod detach;
 mod doctor;
@@ -43,6 +44,7 @@ mod stores;
 mod units;
 mod wire;
 
+pub use collect::{Collect, History, Keep};
 pub use config::{Config, Limits, PeersConfig, Span, StoreConfig};
 pub use detach::{Ready, leave_session, start_detached, tell_starter};
 pub use doctor::{Finding, Level, examine};
@@ -58,14 +60,15 @@ pub use memory::give_back_what_is_free;
 pub use operations::{
     Adopt, CheckDatabase, Checkout, Commit, List, Pin, Stash, Status, Unmount, Verify,
 };
-pub use others::{Conflicts, Keep, Preview, Resolve, Sync};
+pub use others::{Conflicts, KeepVersion, Preview, Resolve, Sync};
 pub use past::{Diff, GiveTag, ListTags, Log, LogOf, Restore, Show, TakeTagBack, When, show_time};
 pub use peers::{Invitation, Invite, ListPeers, PeerReport, join, read_ticket};
 pub use report::{
-    AdoptReport, Change, ChangeReport, CheckoutReport, CommitMade, CommitReport, ConflictReport,
-    DamageReport, DiffReport, EntryReport, EventReport, KeptReport, LogReport, NodeKind, PinReport,
-    Presence, PreviewReport, ResolvedReport, RestoreReport, StashReport, StatusReport, StoreReport,
-    SyncReport, TreePath, VerifyReport, VersionReport,
+    AdoptReport, Change, ChangeReport, CheckoutReport, CollectReport, CommitMade, CommitReport,
+    ConflictReport, DamageReport, DiffReport, EntryReport, EventReport, HistoryReport, KeptReport,
+    LogReport, NodeKind, Periods, PinReport, Presence, PreviewReport, ResolvedReport,
+    RestoreReport, StashReport, StatusReport, StoreReport, SyncReport, TreePath, VerifyReport,
+    VersionReport, WaitingReport,
 };
 pub use run::{MountWish, Unmounted, run, unmount};
 pub use service::ServiceUnit;

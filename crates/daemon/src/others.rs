@@ -35,20 +35,20 @@ pub struct Resolve {
     /// Where: the path of any of the versions.
     pub path: TreePath,
     /// Which stays.
-    pub keep: Keep,
+    pub keep: KeepVersion,
 }
 
 /// Which version of a conflict stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Keep {
+pub enum KeepVersion {
     /// This one, by its place in the list; the others go.
     One(usize),
     /// All of them, each under a name of its own.
     All,
 }
 
-impl Keep {
+impl KeepVersion {
     /// Reads `A`, `B` and so on, or `both` or `all`.
     ///
     /// # Errors
@@ -154,8 +154,8 @@ impl Operation for Resolve {
     async fn run(self, host: &Host, report: Report<'_>) -> Result<ResolvedReport, Failure> {
         let report = storing(host, report);
         let keep = match self.keep {
-            Keep::One(place) => larder_volume::Keep::One(place),
-            Keep::All => larder_volume::Keep::All,
+            KeepVersion::One(place) => larder_volume::Keep::One(place),
+            KeepVersion::All => larder_volume::Keep::All,
         };
         let volume = &host.volume;
         let resolved = volume.resolve_conflict(&self.path.0, keep, &report).await?;
@@ -173,13 +173,16 @@ mod tests {
     #[test]
     fn a_version_is_named_by_its_letter() {
         for place in 0..26 {
-            assert_eq!(Keep::parse(&letter(place)), Ok(Keep::One(place)));
+            assert_eq!(
+                KeepVersion::parse(&letter(place)),
+                Ok(KeepVersion::One(place))
+            );
         }
         assert_eq!(letter(26), "");
-        assert_eq!(Keep::parse("b"), Ok(Keep::One(1)));
-        assert_eq!(Keep::parse("both"), Ok(Keep::All));
+        assert_eq!(KeepVersion::parse("b"), Ok(KeepVersion::One(1)));
+        assert_eq!(KeepVersion::parse("both"), Ok(KeepVersion::All));
         for wrong in ["", "AB", "1", "\u{e4}"] {
-            assert!(Keep::parse(wrong).is_err(), "{wrong}");
+            assert!(KeepVersion::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -441,6 +441,58 @@ pub struct ResolvedReport {
     pub removed: Vec<TreePath>,
 }
 
+/// Of how many periods the last commit is kept; `None`: of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Periods {
+    /// Hours.
+    pub hourly: Option<u64>,
+    /// Days.
+    pub daily: Option<u64>,
+    /// Weeks, from Monday on.
+    pub weekly: Option<u64>,
+    /// Months.
+    pub monthly: Option<u64>,
+}
+
+/// How much of the history is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryReport {
+    /// `None`: everything.
+    pub keep: Option<Periods>,
+}
+
+/// What `collect` found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReport {
+    /// Whether it only looked.
+    pub dry_run: bool,
+    /// Commits that are kept.
+    pub commits_kept: u64,
+    /// Commits that were given up.
+    pub commits_given_up: u64,
+    /// Packs that nothing kept needs, and that are not deleted yet.
+    pub packs_condemned: u64,
+    /// Their bytes on the store.
+    pub bytes_condemned: u64,
+    /// Packs that were deleted.
+    pub packs_deleted: u64,
+    /// Their bytes.
+    pub bytes_deleted: u64,
+    /// Packs that had been condemned and are needed again.
+    pub packs_let_off: u64,
+    /// The machines that have to know first.
+    pub waiting: Vec<WaitingReport>,
+}
+
+/// A machine that has to know before something is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingReport {
+    /// Its id.
+    pub replica: String,
+    /// When something new was last seen of it, in nanoseconds since 1970.
+    pub heard: i64,
+}
+
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamageReport {

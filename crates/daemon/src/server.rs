@@ -22,6 +22,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::collect;
 use crate::failure::{Failure, FailureKind};
 use crate::host::Host;
 use crate::operations as op;
@@ -71,6 +72,9 @@ fn router(host: Arc<Host>) -> Router {
     let routes = route::<past::ListTags>(routes);
     let routes = route::<past::GiveTag>(routes);
     let routes = route::<past::TakeTagBack>(routes);
+    let routes = route::<collect::History>(routes);
+    let routes = route::<collect::Keep>(routes);
+    let routes = route::<collect::Collect>(routes);
     let routes = route::<op::Verify>(routes);
     let routes = route::<op::CheckDatabase>(routes);
     let routes = route::<op::Unmount>(routes);

@@ -1,6 +1,6 @@
 //! Holds that `docs/format.md` names what this room writes.
 
-use crate::{ObjectKind, PageKind, head, recovery, seal, slot, tags, tree};
+use crate::{ObjectKind, PageKind, head, mark, recovery, seal, slot, tags, tree};
 
 const PAGE: &str = include_str!("../../../docs/format.md");
 
@@ -32,6 +32,7 @@ fn every_derivation_context_is_documented() {
         tree::BOUNDARY_CONTEXT,
         head::SIGNATURE_CONTEXT,
         tags::SIGNATURE_CONTEXT,
+        mark::SIGNATURE_CONTEXT,
         crate::peer::MEMBER_CONTEXT,
         crate::peer::INVITED_CONTEXT,
     ] {

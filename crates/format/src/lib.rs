@@ -22,11 +22,13 @@ mod index;
 mod keys;
 mod kind;
 pub mod list;
+mod mark;
 mod node;
 pub mod object;
 mod pack;
 mod pages;
 pub mod peer;
+mod reach;
 mod rechunk;
 mod recovery;
 mod seal;
@@ -49,11 +51,12 @@ pub use index::{IndexObject, IndexedPack, decode_index, encode_index};
 pub use keys::{KeyFile, ReplicaKey, VolumeKeys};
 pub use kind::{kind_code, kind_from_code};
 pub use list::{INLINE_EXTENTS, ListWriter};
+pub use mark::{Mark, encode_retention, open_mark, read_mark, read_retention, seal_mark};
 pub use node::{MAX_NODE_BYTES, decode_node, encode_node};
 pub use object::{
-    ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, object_hash,
-    pack_name, parse_head_name, parse_index_name, parse_pack_name, parse_slot_name,
-    parse_tags_name, slot_name, tags_name,
+    ObjectKind, decode_volume_header, encode_volume_header, head_name, index_name, mark_name,
+    object_hash, pack_name, parse_head_name, parse_index_name, parse_mark_name, parse_pack_name,
+    parse_slot_name, parse_tags_name, slot_name, tags_name,
 };
 pub use pack::{
     MAX_CHUNK_BYTES, MAX_PACK_BYTES, MAX_PACK_ENTRIES, PACK_HEADER_LEN, PACK_TARGET_BYTES,
@@ -61,6 +64,7 @@ pub use pack::{
     read_pack,
 };
 pub use pages::{PageKind, PageSource, PageStore};
+pub use reach::References;
 pub use rechunk::{NewPiece, OldPiece, rechunk};
 pub use recovery::{RecoveryKey, RecoveryKeyError};
 pub use slot::{

@@ -214,8 +214,34 @@ struct Child {
     covered: u64,
 }
 
+/// What a page of a list has.
+pub(crate) enum Children {
+    /// Pages one level lower.
+    Pages(Vec<ChunkId>),
+    /// The pieces themselves.
+    Extents(Vec<Extent>),
+}
+
+/// What a page of a list has, wherever it stands.
+pub(crate) fn children(page: &[u8]) -> Result<Children, FormatError> {
+    Ok(match read_any_page(page, None, None)? {
+        Page::Leaf(extents) => Children::Extents(extents),
+        Page::Inner { children, .. } => {
+            Children::Pages(children.into_iter().map(|child| child.id).collect())
+        }
+    })
+}
+
 /// Reads a page that must cover `covered` bytes, at `level` unless it is the root.
 fn read_page(bytes: &[u8], covered: u64, level: Option<u8>) -> Result<Page, FormatError> {
+    read_any_page(bytes, Some(covered), level)
+}
+
+fn read_any_page(
+    bytes: &[u8],
+    covered: Option<u64>,
+    level: Option<u8>,
+) -> Result<Page, FormatError> {
     let mut reader = PageKind::List.open(bytes)?;
     let found = reader.u8()?;
     reader.ensure(
@@ -251,7 +277,8 @@ fn read_page(bytes: &[u8], covered: u64, level: Option<u8>) -> Result<Page, Form
             children,
         }
     };
-    reader.ensure(sum == covered, "it covers another length than its place")?;
+    let fits = covered.is_none_or(|covered| covered == sum);
+    reader.ensure(fits, "it covers another length than its place")?;
     reader.finish()?;
     Ok(page)
 }

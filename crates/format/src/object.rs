@@ -23,6 +23,8 @@ pub const TREES: &str = "trees";
 pub const INDEX: &str = "index";
 /// Where heads lie, and the tags beside them: one listing shows both.
 pub const HEADS: &str = "heads";
+/// Where marks lie.
+pub const MARKS: &str = "marks";
 
 const MAGIC: &[u8; 6] = b"LARDER";
 
@@ -48,11 +50,13 @@ pub enum ObjectKind {
     Head,
     /// A replica's list of tags.
     Tags,
+    /// A mark.
+    Mark,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Volume,
         Self::Slot,
         Self::KeyFile,
@@ -61,6 +65,7 @@ impl ObjectKind {
         Self::Index,
         Self::Head,
         Self::Tags,
+        Self::Mark,
     ];
 
     /// The letter in the object's first bytes.
@@ -74,6 +79,7 @@ impl ObjectKind {
             Self::Index => b'I',
             Self::Head => b'H',
             Self::Tags => b'N',
+            Self::Mark => b'M',
         }
     }
 
@@ -93,6 +99,7 @@ impl ObjectKind {
             Self::Index => "index object",
             Self::Head => "head",
             Self::Tags => "list of tags",
+            Self::Mark => "mark",
         }
     }
 
@@ -201,17 +208,33 @@ pub fn parse_slot_name(name: &str) -> Option<SlotId> {
 
 /// The name of a replica's head for its commit `n`: padded, so that names sort as numbers.
 pub fn head_name(replica: &ReplicaId, n: u64) -> String {
-    format!("{HEADS}/{replica}/{n:020}")
+    numbered_name(HEADS, replica, n)
 }
 
 /// The replica and the commit number whose head has this name.
 pub fn parse_head_name(name: &str) -> Option<(ReplicaId, u64)> {
-    let (replica, n) = name
-        .strip_prefix(HEADS)?
-        .strip_prefix('/')?
-        .split_once('/')?;
+    parse_numbered_name(HEADS, name)
+}
+
+/// The name of a replica's mark `n`.
+pub fn mark_name(replica: &ReplicaId, n: u64) -> String {
+    numbered_name(MARKS, replica, n)
+}
+
+/// The replica and the number whose mark has this name.
+pub fn parse_mark_name(name: &str) -> Option<(ReplicaId, u64)> {
+    parse_numbered_name(MARKS, name)
+}
+
+fn numbered_name(folder: &str, replica: &ReplicaId, n: u64) -> String {
+    format!("{folder}/{replica}/{n:020}")
+}
+
+fn parse_numbered_name(folder: &str, name: &str) -> Option<(ReplicaId, u64)> {
+    let rest = name.strip_prefix(folder)?.strip_prefix('/')?;
+    let (replica, n) = rest.split_once('/')?;
     let (replica, n) = (replica.parse().ok()?, n.parse().ok()?);
-    (head_name(&replica, n) == name).then_some((replica, n))
+    (numbered_name(folder, &replica, n) == name).then_some((replica, n))
 }
 
 /// The name of a replica's list of tags number `n`. It lies beside its heads.
@@ -276,6 +299,9 @@ mod tests {
             (parse_tags_name(&head), parse_head_name(&tags)),
             (None, None)
         );
+        let mark = mark_name(&replica, 12);
+        assert_eq!(parse_mark_name(&mark), Some((replica, 12)));
+        assert_eq!(parse_mark_name(&head), None);
         let index = IndexId([3; 32]);
         assert_eq!(parse_index_name(&index_name(&index)), Some(index));
         assert_eq!(parse_index_name(&head), None);

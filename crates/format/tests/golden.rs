@@ -358,6 +358,37 @@ fn the_head() {
 }
 
 #[test]
+fn the_mark() {
+    let chunks = |byte| [ChunkId([byte; 32]), ChunkId([byte + 1; 32])].into();
+    let packs = |byte| [PackId([byte; 32]), PackId([byte + 1; 32])].into();
+    let mark = Mark {
+        wall: Time(1_700_000_000_000_000_000),
+        bases: chunks(1),
+        seen: [(ReplicaId([3; 32]), 300), (ReplicaId([4; 32]), 1)].into(),
+        retention: Some(Retention {
+            time: Hlc(1_700_000_000_000_000_001),
+            keep: Some(KeepPolicy {
+                hourly: 24,
+                daily: 30,
+                weekly: 0,
+                monthly: KeepPolicy::ALL,
+            }),
+        }),
+        kept: chunks(5),
+        given_up: chunks(7),
+        condemned: packs(9),
+        deleted: packs(11),
+        without: [ReplicaId([13; 32])].into(),
+    };
+    hold(
+        "mark",
+        &seal_mark(&keys(), &replica(), 300, &mark, [0x8a; 32]).unwrap(),
+    );
+    let plain = open_mark(&keys(), &replica().id(), 300, &read("mark")).unwrap();
+    assert_eq!(read_mark(&plain), Ok(mark));
+}
+
+#[test]
 fn the_commit() {
     hold("commit", &commit().encode().unwrap());
     assert_eq!(Commit::decode(&read("commit")), Ok(commit()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
-use larder_daemon::{ByteSize, Keep, Profile, When, parse_duration};
+use larder_daemon::{ByteSize, KeepVersion, Profile, When, parse_duration};
 
 /// One tree of files on all your machines; each keeps only its working set.
 #[derive(Debug, Parser)]
@@ -77,6 +77,10 @@ pub enum Command {
     Restore(Restore),
     /// Bring back what was deleted.
     Undelete(Undelete),
+    /// Show or say how much of the past is kept.
+    History(History),
+    /// Delete from the store what only commits need that are not kept.
+    Collect(Collect),
     /// Compare content with its hashes, here and on the stores.
     Verify(Verify),
     /// List or try out the stores.
@@ -333,8 +337,8 @@ pub struct Resolve {
     pub path: PathBuf,
     /// The version that stays, by its letter in `larder conflicts`; the others are deleted, and
     /// can be brought back. Or `both`: each stays, under a name of its own.
-    #[arg(long, value_name = "A|B|both", value_parser = Keep::parse)]
-    pub keep: Keep,
+    #[arg(long, value_name = "A|B|both", value_parser = KeepVersion::parse)]
+    pub keep: KeepVersion,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -452,6 +456,80 @@ pub struct Undelete {
     /// The path that it had. It comes back as the newest commit that has it.
     #[arg(value_hint = ValueHint::AnyPath)]
     pub path: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How much of the past is kept.
+#[derive(Debug, Args)]
+pub struct History {
+    #[command(subcommand)]
+    pub command: Option<HistoryCommand>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What to do about it.
+#[derive(Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// Say it for all machines of the volume. Nothing is deleted before `larder collect`.
+    Keep(Keep),
+}
+
+/// Of which hours, days, weeks and months the last commit is kept.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The newest commit of each machine, and commits with a message, are always \
+kept. What is kept by one of the rules stays; a rule that is not given keeps nothing."
+)]
+pub struct Keep {
+    /// The last commit of so many hours, the newest first, or of `all`.
+    #[arg(long, value_name = "N", value_parser = KeepCount::parse)]
+    pub hourly: Option<KeepCount>,
+    /// The last commit of so many days.
+    #[arg(long, value_name = "N", value_parser = KeepCount::parse)]
+    pub daily: Option<KeepCount>,
+    /// The last commit of so many weeks.
+    #[arg(long, value_name = "N", value_parser = KeepCount::parse)]
+    pub weekly: Option<KeepCount>,
+    /// The last commit of so many months.
+    #[arg(long, value_name = "N", value_parser = KeepCount::parse,
+          required_unless_present_any = ["hourly", "daily", "weekly", "everything"])]
+    pub monthly: Option<KeepCount>,
+    /// All commits, as in the beginning. What was given up does not come back.
+    #[arg(long, conflicts_with_all = ["hourly", "daily", "weekly", "monthly"])]
+    pub everything: bool,
+}
+
+/// Of how many periods the last commit is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepCount {
+    /// Of all.
+    All,
+    /// Of so many.
+    Newest(u64),
+}
+
+impl KeepCount {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "all" => Ok(Self::All),
+            number => match number.parse() {
+                Ok(n) if n < u64::MAX => Ok(Self::Newest(n)),
+                _ => Err("a number or `all` is expected".to_owned()),
+            },
+        }
+    }
+}
+
+/// Deletes what is not needed.
+#[derive(Debug, Args)]
+pub struct Collect {
+    /// Only say what would be given up.
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

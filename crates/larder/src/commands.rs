@@ -2,6 +2,7 @@
 
 mod adopt;
 mod checkout;
+mod collect;
 mod commit;
 mod doctor;
 mod ls;
@@ -49,6 +50,8 @@ pub fn run(larder: Larder) -> Result<Exit, Failure> {
         Command::Sync(args) => others::sync(machine()?, args),
         Command::Conflicts(args) => others::conflicts(machine()?, args),
         Command::Resolve(args) => others::resolve(machine()?, args),
+        Command::History(args) => collect::history(machine()?, args),
+        Command::Collect(args) => collect::collect(machine()?, args),
         Command::Invite(args) => peers::invite(machine()?, args),
         Command::Join(args) => peers::join(args),
         Command::Peers(args) => peers::list(machine()?, args),

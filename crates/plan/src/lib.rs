@@ -11,12 +11,14 @@
 //! - [`nearby`]: whether to ask the store, or others who may have it.
 //! - [`backoff`]: when to try a store again, and how long a reader waits for it.
 //! - [`pace`]: how fast writers, uploads and hashing may go; how long the rest takes.
+//! - [`keep`]: which commits stay in the history.
 //! - [`settle`]: when a dirty file is stored, and when a commit is made.
 //!
 //! [`Duration`]: std::time::Duration
 
 pub mod backoff;
 pub mod evict;
+pub mod keep;
 pub mod nearby;
 pub mod pace;
 pub mod readahead;

@@ -21,7 +21,7 @@ pub use crate::group::Transaction;
 use crate::group::{Bell, Ended, Writer};
 use crate::{Ino, Result, VolumeError};
 
-/// The version of the tables in `schema.sql`, `schema_2.sql` and `schema_3.sql`.
+/// The version of the tables in `schema.sql`, `schema_2.sql` and so on.
 pub const DATABASE_FORMAT: i64 = 5;
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -31,6 +31,7 @@ const SCHEMA_2: &str = include_str!("schema_2.sql");
 const SCHEMA_3: &str = include_str!("schema_3.sql");
 /// What format 4 added to format 3.
 const SCHEMA_4: &str = include_str!("schema_4.sql");
+/// What format 5 added to format 4.
 const SCHEMA_5: &str = include_str!("schema_5.sql");
 const STATEMENTS_CACHED: usize = 128;
 const READERS_KEPT: usize = 4;

@@ -657,7 +657,14 @@ impl Volume {
             let left = len - done;
             let pieces = self.away_pieces(source, from, left)?;
             let shared = match source != target && !pieces.is_empty() {
-                true => self.share(&pieces, target, to)?,
+                true => {
+                    // Nothing ceases to count between the look and the change.
+                    let _counted = self.push.while_nothing_is_lost();
+                    match self.are_stored(&pieces)? {
+                        true => self.share(&pieces, target, to)?,
+                        false => 0,
+                    }
+                }
                 false => 0,
             };
             done += match shared {
@@ -702,6 +709,21 @@ impl Volume {
                 at += piece_len;
             }
             Ok(pieces)
+        })
+    }
+
+    /// Whether packs that count hold all of these pieces. One that lies in a pack that others may
+    /// delete is fetched, and stored anew.
+    fn are_stored(&self, pieces: &[(u64, Piece)]) -> Result<bool> {
+        self.db.read(|connection| {
+            for (_, piece) in pieces {
+                if let Piece::Stored { chunk, .. } = piece
+                    && !crate::push::is_chunk_stored(connection, chunk)?
+                {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
         })
     }
 

@@ -18,6 +18,7 @@
 
 mod adopt;
 mod cache;
+mod collect;
 mod db;
 mod error;
 mod file;
@@ -48,6 +49,7 @@ use parking_lot::RwLock;
 
 pub use adopt::AdoptReport;
 pub use cache::Cache;
+pub use collect::{CollectReport, Waiting};
 pub use db::{Db, Transaction};
 pub use error::{Result, VolumeError};
 pub use file::{Access, Opened, SeekKind};

@@ -362,7 +362,7 @@ impl Volume {
         parent: Ino,
         name: &Name,
         id: Option<NodeId>,
-        past: &StoredNode<'_>,
+        (past, notices): (&StoredNode<'_>, u64),
         replaced: &mut Replaced,
     ) -> Result<Placed> {
         self.inos.reserve(&self.db, 1)?;
@@ -372,6 +372,11 @@ impl Volume {
             ..past.attr
         };
         let kept = self.replacing(parent, name, replaced, |tx, replaced| {
+            if crate::collect::marks::notices(tx)? != notices {
+                return Err(VolumeError::State(
+                    "history is being given up at this moment; try again".to_owned(),
+                ));
+            }
             let id = match id {
                 Some(id) if free_id(tx, id, parent, name)? => id,
                 _ => new_node_id(node::now())?,
@@ -1129,8 +1134,10 @@ fn reason_to_stay(
     Ok(match is_safe {
         None => None,
         Some(false) if crate::push::is_awaited(tx, ino)? => Some(KeptReason::Unproven),
+        Some(false) if crate::push::is_unread(tx, ino)? => Some(KeptReason::MarkUnread),
         Some(false) => Some(KeptReason::NotCommitted),
         Some(true) if crate::push::is_in_doubt(tx)? => Some(KeptReason::StoreInDoubt),
+        Some(true) if crate::collect::marks::is_unsettled(tx)? => Some(KeptReason::Condemned),
         Some(true) => None,
     })
 }

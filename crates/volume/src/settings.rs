@@ -36,6 +36,10 @@ pub struct Settings {
     pub sync_interval: Option<Duration>,
     /// What a store took without syncing it is looked at again after so long, twice.
     pub proof_delay: Duration,
+    /// The marks of other replicas are looked at this often.
+    pub mark_interval: Duration,
+    /// A replica of which nothing was seen for so long does not hold up what is to be deleted.
+    pub member_grace: Duration,
     /// Packs on their way to the store at once.
     pub parallel_uploads: usize,
     /// Range requests on their way from the store at once.
@@ -72,6 +76,8 @@ impl Settings {
             commit_nodes: 10_000,
             sync_interval: Some(Duration::from_secs(60)),
             proof_delay: Duration::from_secs(30),
+            mark_interval: Duration::from_secs(10 * 60),
+            member_grace: Duration::from_secs(30 * 24 * 60 * 60),
             parallel_uploads: 3,
             parallel_fetches: 8,
             upload_limit: None,

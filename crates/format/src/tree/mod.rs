@@ -28,6 +28,7 @@ pub use entry::{
     parse_node_key,
 };
 pub use page::{MAX_INLINE_BYTES, MAX_KEY_BYTES, references};
+pub(crate) use page::{leaf_values, own_value};
 
 use crate::{FormatError, PageKind, PageSource, PageStore, VolumeKeys};
 

@@ -254,6 +254,32 @@ pub fn references(page: &[u8]) -> Result<Vec<ChunkId>> {
     Ok(ids)
 }
 
+/// Gives the values that stand in a page of a tree; above level 0 there are none.
+pub(crate) fn leaf_values(
+    kind: TreeKind,
+    page: &[u8],
+    mut each: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let page = Page::decode(kind, page)?;
+    if page.level > 0 {
+        return Ok(());
+    }
+    for at in 0..page.len() {
+        if let Value::Inline(value) = read_value(kind, page.tail(at))? {
+            each(value)?;
+        }
+    }
+    Ok(())
+}
+
+/// The value in a page that it has of its own, if the entry is of a tree of this kind.
+pub(crate) fn own_value(kind: TreeKind, page: &[u8]) -> Result<Option<&[u8]>> {
+    let mut reader = PageKind::Value.open(page)?;
+    let letter = reader.u8()?;
+    reader.counted()?;
+    Ok((letter == kind.page().letter()).then(|| reader.rest()))
+}
+
 /// Writes pages of one level from entries in order.
 pub(super) struct PageWriter {
     kind: TreeKind,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::machine::{Machine, Shelf};
 
-const COMMANDS: [&str; 31] = [
+const COMMANDS: [&str; 34] = [
     "init",
     "open",
     "mount",
@@ -30,6 +30,9 @@ const COMMANDS: [&str; 31] = [
     "tag",
     "restore",
     "undelete",
+    "history",
+    "history keep",
+    "collect",
     "verify",
     "store",
     "doctor",

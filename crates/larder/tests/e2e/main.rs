@@ -16,6 +16,7 @@ mod machine;
 
 mod adopted;
 mod budget;
+mod collected;
 mod cut;
 mod damage;
 mod database;

@@ -5,7 +5,7 @@
 //! rules and the same order of calls give the same faults.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub enum Fault {
     Full,
     /// The answer never comes.
     Hang,
+    /// The call is done, and the answer never comes.
+    HangAfter,
     /// One bit of what is read is turned; whole objects and ranges.
     WrongBytes,
     /// The last byte of what is read is missing; a store that does not check its length.
@@ -74,14 +76,17 @@ pub enum When {
 struct Rule {
     fault: Fault,
     call: Call,
+    /// How the key, or the prefix of a list, begins.
+    under: String,
     when: When,
     seen: u64,
     random: u64,
 }
 
 impl Rule {
-    fn meets(&mut self, call: Call) -> bool {
-        if self.call != Call::Any && self.call != call {
+    fn meets(&mut self, call: Call, key: &str) -> bool {
+        let is_for = self.call == Call::Any || self.call == call;
+        if !is_for || !key.starts_with(&self.under) {
             return false;
         }
         let at = self.seen;
@@ -102,6 +107,8 @@ pub struct Faulty {
     rules: Mutex<Vec<Rule>>,
     /// Whether puts are not synced.
     is_lax: AtomicBool,
+    /// How many calls met a fault.
+    met: AtomicU64,
 }
 
 impl Faulty {
@@ -111,11 +118,17 @@ impl Faulty {
             below,
             rules: Mutex::new(Vec::new()),
             is_lax: AtomicBool::new(false),
+            met: AtomicU64::new(0),
         }
     }
 
     /// Adds a rule. The first rule that meets a call decides.
     pub fn set(&self, fault: Fault, call: Call, when: When) {
+        self.set_under("", fault, call, when);
+    }
+
+    /// As [`Faulty::set`], for objects only whose keys begin so.
+    pub fn set_under(&self, under: &str, fault: Fault, call: Call, when: When) {
         let random = match when {
             When::OneIn(_, seed) => seed,
             _ => 0,
@@ -123,6 +136,7 @@ impl Faulty {
         self.rules().push(Rule {
             fault,
             call,
+            under: under.to_owned(),
             when,
             seen: 0,
             random,
@@ -132,6 +146,11 @@ impl Faulty {
     /// From now on puts are taken, and not synced: the test may lose them as a power cut does.
     pub fn take_without_sync(&self) {
         self.is_lax.store(true, Ordering::Relaxed);
+    }
+
+    /// How many calls met a fault by now.
+    pub fn met(&self) -> u64 {
+        self.met.load(Ordering::Relaxed)
     }
 
     /// From now on nothing goes wrong.
@@ -144,12 +163,16 @@ impl Faulty {
     }
 
     /// The fault that this call meets. Every rule counts it.
-    fn fault(&self, call: Call) -> Option<Fault> {
+    fn fault(&self, call: Call, key: &str) -> Option<Fault> {
         let mut rules = self.rules();
-        rules.iter_mut().fold(None, |first, rule| {
-            let met = rule.meets(call).then_some(rule.fault);
+        let fault = rules.iter_mut().fold(None, |first, rule| {
+            let met = rule.meets(call, key).then_some(rule.fault);
             first.or(met)
-        })
+        });
+        if fault.is_some() {
+            self.met.fetch_add(1, Ordering::Relaxed);
+        }
+        fault
     }
 
     fn error(&self, kind: ErrorKind, words: &str) -> StoreError {
@@ -174,8 +197,9 @@ impl Faulty {
     }
 
     /// What comes after it.
-    fn after(&self, fault: Option<Fault>) -> Result<(), StoreError> {
+    async fn after(&self, fault: Option<Fault>) -> Result<(), StoreError> {
         match fault {
+            Some(Fault::HangAfter) => std::future::pending().await,
             Some(Fault::LostAnswer) => {
                 Err(self.error(ErrorKind::Unavailable, "the line was cut before the answer"))
             }
@@ -219,36 +243,36 @@ impl Store for Faulty {
     }
 
     async fn put(&self, key: &Key, bytes: Bytes) -> Result<(), StoreError> {
-        let fault = self.fault(Call::Put);
+        let fault = self.fault(Call::Put, key.as_str());
         self.before(fault).await?;
         if fault == Some(Fault::Full) {
             return Err(self.error(ErrorKind::Full, "the disk there is full"));
         }
         self.below.put(key, bytes).await?;
-        self.after(fault)
+        self.after(fault).await
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Bytes>, StoreError> {
-        let fault = self.fault(Call::Get);
+        let fault = self.fault(Call::Get, key.as_str());
         self.before(fault).await?;
         let found = self.below.get(key).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(self.read(fault, found))
     }
 
     async fn get_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
-        let fault = self.fault(Call::Get);
+        let fault = self.fault(Call::Get, key.as_str());
         self.before(fault).await?;
         let found = self.below.get_range(key, range).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(self.read(fault, found))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, StoreError> {
-        let fault = self.fault(Call::List);
+        let fault = self.fault(Call::List, prefix);
         self.before(fault).await?;
         let mut found = self.below.list(prefix).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         if fault == Some(Fault::Missing) {
             found.pop();
         }
@@ -256,17 +280,17 @@ impl Store for Faulty {
     }
 
     async fn stat(&self, key: &Key) -> Result<Option<ObjectMeta>, StoreError> {
-        let fault = self.fault(Call::Stat);
+        let fault = self.fault(Call::Stat, key.as_str());
         self.before(fault).await?;
         let found = self.below.stat(key).await?;
-        self.after(fault)?;
+        self.after(fault).await?;
         Ok(found.filter(|_| fault != Some(Fault::Missing)))
     }
 
     async fn delete(&self, key: &Key) -> Result<(), StoreError> {
-        let fault = self.fault(Call::Delete);
+        let fault = self.fault(Call::Delete, key.as_str());
         self.before(fault).await?;
         self.below.delete(key).await?;
-        self.after(fault)
+        self.after(fault).await
     }
 }

@@ -1,12 +1,13 @@
 //! From commit to commit, and the words that name one.
 
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 
 use larder_format::Commit;
 use larder_model::{ChunkId, Hlc, Time};
 use rusqlite::OptionalExtension;
 
 use super::Moment;
+use crate::collect::marks;
 use crate::pull::keep_pages;
 use crate::push::base_commit;
 use crate::{Result, Volume, VolumeError};
@@ -44,8 +45,36 @@ impl Volume {
     /// # Errors
     /// If its bytes cannot be had.
     pub fn before(&self, moment: &Moment) -> Result<Option<Moment>> {
-        let parent = moment.commit.parents.first();
-        parent.map(|id| self.read_commit(*id)).transpose()
+        let Some(parent) = moment.commit.parents.first() else {
+            return Ok(None);
+        };
+        if !self.kept_and_given_up()?.1.contains(parent) {
+            return self.read_commit(*parent).map(Some);
+        }
+        // The latest one that is kept of those before it.
+        let is_before = |found: &Result<Moment>| {
+            found.as_ref().map_or(true, |found| {
+                moment.commit.clock.includes(&found.commit.clock) && found.id != moment.id
+            })
+        };
+        self.chain()?.find(is_before).transpose()
+    }
+
+    /// Commits that are kept apart from any chain, and those that were given up.
+    fn kept_and_given_up(&self) -> Result<(BTreeSet<ChunkId>, BTreeSet<ChunkId>)> {
+        let said = self.db.read(|tx| marks::all_said(self, tx))?;
+        let (mut kept, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+        for (_, mark) in said {
+            kept.extend(mark.kept);
+            given_up.extend(mark.given_up);
+        }
+        kept.retain(|id| !given_up.contains(id));
+        Ok((kept, given_up))
+    }
+
+    /// Whether a mark says that the commit was given up.
+    pub(super) fn is_given_up(&self, id: &ChunkId) -> Result<bool> {
+        Ok(self.kept_and_given_up()?.1.contains(id))
     }
 
     fn latest(&self) -> Result<Moment> {
@@ -147,17 +176,26 @@ impl Volume {
     /// Failures of the database; each step fails if the commit's bytes cannot be had.
     pub fn chain(&self) -> Result<impl Iterator<Item = Result<Moment>> + '_> {
         let latest = self.find_latest()?;
+        let (kept, given_up) = self.kept_and_given_up()?;
+        let seen = latest.iter().map(|moment| moment.id);
         Ok(Chain {
             volume: self,
-            seen: latest.iter().map(|moment| moment.id).collect(),
+            seen: seen.chain(given_up).collect(),
             waiting: latest.into_iter().map(Waiting).collect(),
-            parents: Vec::new(),
+            parents: kept.into_iter().collect(),
         })
     }
 
     /// A commit: from the database, or from the store.
     fn read_commit(&self, id: ChunkId) -> Result<Moment> {
-        let page = self.tree_page(&id)?;
+        let page = match self.tree_page(&id) {
+            Err(VolumeError::Damaged(_)) if self.kept_and_given_up()?.1.contains(&id) => {
+                return Err(VolumeError::State(format!(
+                    "commit {id} was given up: the history that is kept does not have it"
+                )));
+            }
+            page => page?,
+        };
         let commit = Commit::decode(page.as_ref())?;
         if page.is_fetched() {
             // The next walk through the history has it here.

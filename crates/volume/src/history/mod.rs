@@ -22,7 +22,9 @@ pub(crate) use past::Past;
 pub use path::Event;
 pub(crate) use path::shown;
 pub use restore::RestoreReport;
-pub(crate) use tags::{Numbered, due_tags, keep_tag_list, own_list, set_due_tags, tag_lists};
+pub(crate) use tags::{
+    Numbered, commits_named_by, due_tags, keep_tag_list, own_list, set_due_tags, tag_lists,
+};
 pub(crate) use view::Views;
 pub use when::show_time;
 

@@ -16,6 +16,7 @@ use larder_model::{Content, Kind, Name, Node, NodeId};
 use super::Moment;
 use super::past::Past;
 use super::path::shown;
+use crate::collect::{marks, rest};
 use crate::names::{Placed, Replaced};
 use crate::node::Attr;
 use crate::progress::{Progress, Report, Unit};
@@ -92,7 +93,7 @@ impl Volume {
 }
 
 struct Restoring<'a> {
-    volume: &'a Volume,
+    volume: &'a Arc<Volume>,
     past: Past<'a>,
     /// Whether what comes back is the same node as then, not a copy of it.
     is_itself: bool,
@@ -302,8 +303,14 @@ impl Restoring<'_> {
     fn place_node(&mut self, id: NodeId, node: &Node, parent: Ino, name: &Name) -> Result<Placed> {
         let past = StoredNode::new(&id, node)?;
         let id = self.is_itself.then_some(id);
+        // What comes back must not rest on packs that are being deleted.
+        let notices = self.volume.db.read(marks::notices)?;
+        let contents = node.content().cloned().into_iter().collect();
+        let rescue = rest::rescue(self.volume, contents, Vec::new());
+        self.volume.runtime.block_on(rescue)?;
+        let coming = (&past, notices);
         self.volume
-            .place_past(parent, name, id, &past, &mut self.replaced)
+            .place_past(parent, name, id, coming, &mut self.replaced)
     }
 
     /// The times of a directory that was filled are those of then.

@@ -97,6 +97,19 @@ pub(crate) fn tagged_commits(connection: &Connection) -> Result<BTreeSet<ChunkId
         .collect())
 }
 
+/// The commits that this replica gave a name to and nobody took it back.
+///
+/// # Errors
+/// If the database fails or is damaged.
+pub(crate) fn commits_named_by(
+    connection: &Connection,
+    replica: &ReplicaId,
+) -> Result<BTreeSet<ChunkId>> {
+    let is_own = |tag: &ShownTag| tag.given.iter().any(|(_, by)| by == replica);
+    let named = shown(connection)?.into_iter().filter(is_own);
+    Ok(named.map(|tag| tag.commit).collect())
+}
+
 fn shown(connection: &Connection) -> Result<Vec<ShownTag>> {
     let lists = tag_lists(connection)?;
     let lists = lists
@@ -144,12 +157,19 @@ impl Volume {
     /// store soon.
     ///
     /// # Errors
-    /// If it is no name or another commit's, the commit is not stored yet, or the database fails.
+    /// If it is no name or another commit's, the commit is not stored yet or was given up, or the
+    /// database fails.
     pub fn tag(&self, moment: &Moment, name: &str) -> Result<()> {
         let name = valid(name)?;
         if !self.is_stored(moment)? {
             return Err(VolumeError::State(format!(
                 "commit {} is not stored yet. Tag it when it is: `larder commit` waits for that",
+                moment.commit.n
+            )));
+        }
+        if self.is_given_up(&moment.id)? {
+            return Err(VolumeError::State(format!(
+                "commit {} was given up: `larder history` says how much of the past is kept",
                 moment.commit.n
             )));
         }

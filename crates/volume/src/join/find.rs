@@ -25,6 +25,16 @@ impl Seen {
     pub(crate) fn includes(&self, replica: &ReplicaId) -> bool {
         self.heads.lock().contains_key(replica)
     }
+
+    /// The index objects that were read.
+    pub(crate) fn indexes(&self) -> &Mutex<HashSet<Key>> {
+        &self.indexes
+    }
+
+    /// All index objects are read again.
+    pub(crate) fn forget_indexes(&self) {
+        self.indexes.lock().clear();
+    }
 }
 
 /// What the tree here includes.

@@ -26,7 +26,7 @@ mod preview;
 pub(crate) use apply::{Applied, Effects, apply};
 pub use conflicts::{Conflict, Keep, Resolved, Version};
 pub(crate) use find::{Seen, unseen};
-pub(crate) use merge::{NewBase, merge};
+pub(crate) use merge::{Merged, NewBase, merge};
 pub use preview::Preview;
 
 use std::sync::Arc;

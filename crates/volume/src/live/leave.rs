@@ -40,6 +40,10 @@ pub enum KeptReason {
     NotCommitted,
     /// A store took it without syncing it, and it is not proven yet.
     Unproven,
+    /// What the store has of it is about to be deleted, or may be.
+    Condemned,
+    /// Another machine's mark could not be read since, which may say that.
+    MarkUnread,
     /// The store does not show what it had acknowledged, and may have lost more.
     StoreInDoubt,
     /// A program has it open.
@@ -62,6 +66,13 @@ impl KeptReason {
             Self::Unproven => {
                 "the store took it without a word that it is on its disk; it is looked at \
                  again within two minutes"
+            }
+            Self::Condemned => {
+                "what the store has of it is given up, and is looked for elsewhere first"
+            }
+            Self::MarkUnread => {
+                "what another machine says of the history could not be read; it puts that anew \
+                 when it is on the next time"
             }
             Self::StoreInDoubt => {
                 "the store may have lost what it had; `larder verify --stores` finds out"
@@ -208,10 +219,14 @@ impl Volume {
                 .query_row([ino as i64], |row| row.get(0))?;
             Ok(if !safe && crate::push::is_awaited(connection, ino)? {
                 Some(KeptReason::Unproven)
+            } else if !safe && crate::push::is_unread(connection, ino)? {
+                Some(KeptReason::MarkUnread)
             } else if !safe {
                 Some(KeptReason::NotCommitted)
             } else if crate::push::is_in_doubt(connection)? {
                 Some(KeptReason::StoreInDoubt)
+            } else if crate::collect::marks::is_unsettled(connection)? {
+                Some(KeptReason::Condemned)
             } else if is_pinned(connection, ino)? {
                 Some(KeptReason::Pinned)
             } else {
@@ -316,7 +331,8 @@ fn delete_if_safe(tx: &Transaction<'_>, ino: Ino) -> Result<bool> {
     let is_reached = tx
         .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND safe = 1")?
         .exists([ino as i64])?;
-    let is_safe = is_reached && !crate::push::is_in_doubt(tx)?;
+    let is_safe =
+        is_reached && !crate::push::is_in_doubt(tx)? && !crate::collect::marks::is_unsettled(tx)?;
     if is_safe {
         delete_cached(tx, ino)?;
     }

@@ -45,7 +45,8 @@ use tokio::sync::{RwLock, watch};
 
 pub use bootstrap::{Credential, InitReport, OpenReport, find_volume, init, init_at_cost, open};
 pub(crate) use bootstrap::{
-    Found, fetch_missing, forget_pages, heads_in, keep_pages, learn_indexes, list_heads, newest_of,
+    Found, fetch_chunks, fetch_missing, forget_pages, heads_in, keep_pages, learn_indexes,
+    list_heads, newest_of,
 };
 pub use checkout::CheckoutReport;
 pub(crate) use evict::look_soon as make_room_soon;

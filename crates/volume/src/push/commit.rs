@@ -22,12 +22,14 @@ use super::heads::{self, Compared, Pushed};
 use super::identity;
 use super::index::{self, blocking};
 use super::ingest::{compressor, is_stored, salt};
-use super::meet::Looks;
+use super::meet::{Looks, is_away};
 use super::proof::{self, Accepted};
-use super::request::{Asked, CommitRequest, Request};
+use super::request::{Asked, CommitRequest, MarkWork, Request};
 use super::shared::Shared;
 use super::upload;
+use crate::collect::{marks, rest};
 use crate::db::Transaction;
+use crate::join::Merged;
 use crate::pull::forget_pages;
 use crate::{Result, Volume, VolumeError};
 
@@ -37,6 +39,8 @@ const PRESSED_INTERVAL: Duration = Duration::from_millis(500);
 const INTERVAL_WHEN_WATCHED: Duration = Duration::from_secs(1);
 const TICK_WHEN_WATCHED: Duration = Duration::from_millis(50);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(5);
+/// Marks that only say what the tree stands on follow each other no closer.
+const MARK_PAUSE: Duration = Duration::from_secs(60);
 
 /// Offers all changes to the next commit again that were held back.
 ///
@@ -69,6 +73,10 @@ pub(super) fn start(
         last_commit: Duration::ZERO,
         looks: Looks::new(volume.settings.sync_interval),
         is_cut: false,
+        needs_begin: true,
+        rest_until: Duration::ZERO,
+        last_look: None,
+        last_mark: None,
     };
     volume.runtime.spawn(async move {
         tokio::select! {
@@ -93,6 +101,14 @@ pub(super) struct Committer {
     pub(super) looks: Looks,
     /// Whether the last commit was not acknowledged: an error came in between.
     pub(super) is_cut: bool,
+    /// Whether others may not know of this replica yet: it has no mark, or is a new one.
+    needs_begin: bool,
+    /// What failed by itself is not tried again before.
+    rest_until: Duration,
+    /// When the marks of others were last looked at.
+    last_look: Option<Duration>,
+    /// When a mark was last put only to say what the tree stands on.
+    last_mark: Option<Duration>,
 }
 
 /// A commit that the store has.
@@ -135,6 +151,9 @@ impl Committer {
             let Some(volume) = self.volume.upgrade() else {
                 return;
             };
+            if request.is_none() && self.shared.now() < self.rest_until {
+                continue;
+            }
             let done = match request {
                 Some(Request::Commit(request)) => self.answer(&volume, request).await,
                 Some(Request::Sync(deletions, reply)) => {
@@ -147,10 +166,17 @@ impl Committer {
                         false => Ok(()),
                     }
                 }
-                None => match self.commit_if_due(&volume).await {
-                    Ok(()) => self.look_if_due(&volume).await,
-                    failed => failed,
-                },
+                Some(Request::Mark(work, reply)) => {
+                    let done = self.mark(&volume, work).await;
+                    let is_over = matches!(done, Err(VolumeError::Stopping));
+                    // Whoever asked may be gone.
+                    let _ = reply.send(done);
+                    match is_over {
+                        true => Err(VolumeError::Stopping),
+                        false => Ok(()),
+                    }
+                }
+                None => self.do_what_is_due(&volume).await,
             };
             match done {
                 Ok(()) => self.shared.warnings.clear("commit"),
@@ -159,15 +185,14 @@ impl Committer {
                     self.shared
                         .warnings
                         .set("commit", format!("no commit could be made: {error}"));
-                    drop(volume);
-                    tokio::time::sleep(REST_AFTER_FAILURE).await;
+                    self.rest_until = self.shared.now() + REST_AFTER_FAILURE;
                 }
             }
         }
     }
 
     /// Compares this replica with what the store knows of it, and ends what the last run
-    /// began. False if it is time to stop.
+    /// began, unless the store takes nothing. False if it is time to stop.
     async fn begin(&mut self) -> bool {
         loop {
             let Some(volume) = self.volume.upgrade() else {
@@ -177,23 +202,50 @@ impl Committer {
                 if let Compared::Apart(apart) = heads::compare(&self.shared, &volume).await? {
                     identity::go_on_as_new(&volume, apart).await?;
                 }
-                resume(&self.shared, &volume).await
+                self.be_member(&volume).await
             };
-            match begun.await {
+            let error = match begun.await {
                 Ok(()) => {
                     self.shared.warnings.clear("commit");
-                    self.shared.allow_push();
                     return true;
                 }
                 Err(VolumeError::Stopping) => return false,
-                Err(error) => self
-                    .shared
-                    .warnings
-                    .set("commit", format!("no commit could be made: {error}")),
+                Err(error) => error,
+            };
+            self.shared
+                .warnings
+                .set("commit", format!("no commit could be made: {error}"));
+            if is_refusal(&error) {
+                // What needs no put goes on.
+                return true;
             }
             drop(volume);
             tokio::time::sleep(REST_AFTER_FAILURE).await;
         }
+    }
+
+    /// Before anything is stored under this replica's id: others know of it, and what it made
+    /// durable is there.
+    pub(super) async fn be_member(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        if !self.needs_begin {
+            return Ok(());
+        }
+        loop {
+            marks::begin(&self.shared, volume).await?;
+            if resume(&self.shared, volume).await? {
+                break;
+            }
+        }
+        self.needs_begin = false;
+        self.shared.allow_push();
+        Ok(())
+    }
+
+    async fn do_what_is_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        self.be_member(volume).await?;
+        self.commit_if_due(volume).await?;
+        self.look_if_due(volume).await?;
+        self.look_at_marks_if_due(volume).await
     }
 
     async fn commit_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
@@ -304,10 +356,11 @@ impl Committer {
         self.first_change = None;
         if self.is_cut {
             // The next one builds on its pages, and they may not be stored yet.
-            resume(&self.shared, volume).await?;
+            self.needs_begin |= !resume(&self.shared, volume).await?;
             self.is_cut = false;
         }
         loop {
+            self.be_member(volume).await?;
             if let Some(made) = self.try_commit(volume, request.clone()).await? {
                 return Ok(made);
             }
@@ -326,8 +379,12 @@ impl Committer {
         let more = draft.taken.more && !draft.taken.is_empty();
         let must = draft.commit.message.is_some();
         if !draft.differs && !must {
+            // What was stored anew of what the latest commit has is in new packs.
+            index::push(&self.shared, volume).await?;
+            let is_all = self.look_before_safe(volume).await?;
             let noting = Arc::clone(volume);
-            let latest = blocking(move || note_no_difference(&noting, &draft.taken)).await?;
+            let note = move || note_no_difference(&noting, &draft.taken, is_all);
+            let latest = blocking(note).await?;
             return Ok(Some(Made { more, ..latest }));
         }
         let (n, id) = (draft.commit.n, draft.id);
@@ -358,11 +415,14 @@ impl Committer {
             Pushed::Apart(apart) => {
                 identity::go_on_as_new(volume, apart).await?;
                 self.is_cut = false;
+                self.needs_begin = true;
                 return Ok(false);
             }
         };
+        let is_all = self.look_before_safe(volume).await?;
         let noting = Arc::clone(volume);
-        blocking(move || note_acknowledged(&noting, n, &draft.taken, accepted.as_ref())).await?;
+        let note = move || note_acknowledged(&noting, n, &draft.taken, is_all, accepted.as_ref());
+        blocking(note).await?;
         self.is_cut = false;
         volume
             .push
@@ -375,12 +435,156 @@ impl Committer {
         }
         Ok(true)
     }
+
+    /// Says what the tree stands on, if a join changed that; not more often than once a minute.
+    pub(super) async fn say_what_it_stands_on(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let now = self.shared.now();
+        let is_due = self.last_mark.is_none_or(|last| now >= last + MARK_PAUSE);
+        if !is_due || self.needs_begin || !marks::stands_elsewhere(volume)? {
+            return Ok(());
+        }
+        self.last_mark = Some(now);
+        match marks::publish(&self.shared, volume).await {
+            // What was taken in is here all the same, and said later.
+            Err(error) if is_refusal(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// As [`Committer::mark`], for who takes in what others did: that works with a store that may
+    /// only be read, too.
+    pub(super) async fn notice_if_let(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        match self.mark(volume, MarkWork::Notice).await {
+            Err(error) if is_refusal(&error) => {
+                self.shared.warnings.set(
+                    "commit",
+                    format!("other machines do not know what this one needs: {error}"),
+                );
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// Does something about marks, between two commits.
+    pub(super) async fn mark(&mut self, volume: &Arc<Volume>, work: MarkWork) -> Result<()> {
+        self.be_member(volume).await?;
+        // What could not be read is not among what is answered.
+        marks::notice(&self.shared, volume).await?;
+        self.last_look = Some(self.shared.now());
+        // What is noticed while the commit is sent is not answered by it.
+        let reading = Arc::clone(volume);
+        let noticed = blocking(move || marks::noticed(&reading)).await?;
+        self.commit_all(volume, None).await?;
+        let owed = marks::is_word_owed(volume)?;
+        if owed {
+            rest::rescue_uncommitted(volume).await?;
+            index::forget_deleted(&self.shared, volume).await?;
+        }
+        let giving = Arc::clone(volume);
+        blocking(move || marks::give_word(&giving, &noticed)).await?;
+        if owed || work == MarkWork::Publish || marks::stands_elsewhere(volume)? {
+            marks::publish(&self.shared, volume).await?;
+        }
+        if work == MarkWork::Publish {
+            marks::settle_own(volume).await?;
+            index::forget_deleted(&self.shared, volume).await?;
+            self.commit_all(volume, None).await?;
+            rest::rescue_uncommitted(volume).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_at_marks_if_due(&mut self, volume: &Arc<Volume>) -> Result<()> {
+        let now = self.shared.now();
+        let last = *self.last_look.get_or_insert(now);
+        if now < last + volume.settings.mark_interval {
+            return Ok(());
+        }
+        // What cannot be asked now is asked later; nobody here waits for it.
+        self.last_look = Some(now);
+        match self.mark(volume, MarkWork::Notice).await {
+            Err(VolumeError::Stopping) => Err(VolumeError::Stopping),
+            Err(error) => {
+                tracing::debug!(%error, "the marks of others are looked at later");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// What a head reaches is safe only if the marks were seen lately: others may have waited for
+    /// this replica in vain. False if not all of them can be read: then nothing is safe yet. A
+    /// store that is away is waited for.
+    async fn look_before_safe(&self, volume: &Arc<Volume>) -> Result<bool> {
+        loop {
+            match marks::look_if_old(&self.shared, volume).await {
+                Err(error) if is_away(&error) && !is_refusal(&error) => {
+                    tracing::debug!(%error, "the marks of others are waited for");
+                }
+                looked => return looked,
+            }
+            if !self.shared.pause(REST_AFTER_FAILURE).await {
+                return Err(VolumeError::Stopping);
+            }
+        }
+    }
+}
+
+/// Whether the store takes nothing until a user acts.
+fn is_refusal(error: &VolumeError) -> bool {
+    matches!(error, VolumeError::Store(error) if !error.is_passing())
 }
 
 impl Taken {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty() && self.held.is_empty() && self.gone.is_empty()
     }
+}
+
+/// What a join takes in must not rest on packs that others may delete.
+pub(super) async fn rescue_taken(volume: &Arc<Volume>, merged: &Merged) -> Result<()> {
+    let after = merged.changes.iter().filter_map(|changed| {
+        let after = changed.after.as_deref()?;
+        after.is_alive().then(|| after.content().cloned()).flatten()
+    });
+    let pages = merged.pages.keys().copied().collect();
+    rest::rescue(volume, after.collect(), pages).await
+}
+
+/// Stores those of the latest trees' pages, and of the commits, that no pack has that counts.
+///
+/// # Errors
+/// [`VolumeError::Stopping`], and failures of the database.
+pub(crate) async fn store_pages_anew(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    let packing = Arc::clone(volume);
+    let packs = blocking(move || {
+        let pages = packing
+            .db
+            .read(|connection| pages_where(connection, UNSTORED_PAGES))?;
+        pack_pages(&packing, pages)
+    })
+    .await?;
+    for pack in packs {
+        let sent = upload::send(shared, &volume.store, pack).await?;
+        let noting = Arc::clone(volume);
+        blocking(move || upload::record_for_commit(&noting, sent)).await?;
+    }
+    Ok(())
+}
+
+fn pages_where(connection: &Connection, query: &str) -> Result<Vec<(ChunkId, Vec<u8>)>> {
+    let mut statement = connection.prepare(query)?;
+    statement
+        .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
+        .map(|row| {
+            let (id, bytes) = row?;
+            let id = ChunkId::from_slice(&id).ok_or_else(|| {
+                VolumeError::Damaged("the database's pages are damaged".to_owned())
+            })?;
+            Ok((id, bytes))
+        })
+        .collect()
 }
 
 /// How many changes wait for a commit, at most `most`, and the number of the last.
@@ -509,28 +713,36 @@ fn pack_pages(volume: &Volume, pages: Vec<(ChunkId, Vec<u8>)>) -> Result<Vec<Pac
     Ok(packs)
 }
 
-/// Sends the commit that was durable but not acknowledged when the last run ended.
-async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+/// Sends the commit that was durable but not acknowledged when the last run ended. False if this is
+/// a new replica now.
+async fn resume(shared: &Shared, volume: &Arc<Volume>) -> Result<bool> {
     let reading = Arc::clone(volume);
     let pending = blocking(move || pending(&reading)).await?;
     let Some((n, pages, head)) = pending else {
-        return Ok(());
+        return Ok(true);
     };
     tracing::info!(n, "sending the commit of the last run again");
     let accepted = match push(shared, volume, n, pages, head).await? {
         Pushed::Put(accepted) => accepted,
-        Pushed::Apart(apart) => return identity::go_on_as_new(volume, apart).await,
+        Pushed::Apart(apart) => {
+            identity::go_on_as_new(volume, apart).await?;
+            return Ok(false);
+        }
     };
     let noting = Arc::clone(volume);
     // What it took is noted as changed still; the next commit finds no difference there.
     blocking(move || {
-        note_acknowledged(&noting, n, &Taken::default(), accepted.as_ref())?;
+        note_acknowledged(&noting, n, &Taken::default(), false, accepted.as_ref())?;
         let newest = noting.db.read(newest_stored)?;
         noting.push.stored.send_replace(newest);
-        Ok(())
+        Ok(true)
     })
     .await
 }
+
+/// Pages and commits that no pack has that counts.
+const UNSTORED_PAGES: &str = "SELECT id, bytes FROM pages WHERE id NOT IN (
+     SELECT c.id FROM chunks c JOIN packs p USING(pack) WHERE p.condemned = 0)";
 
 type Pending = (u64, Vec<(ChunkId, Vec<u8>)>, Vec<u8>);
 
@@ -546,18 +758,7 @@ fn pending(volume: &Volume) -> Result<Option<Pending>> {
         let Some((n, head)) = newest else {
             return Ok(None);
         };
-        let mut statement = connection
-            .prepare("SELECT id, bytes FROM pages WHERE id NOT IN (SELECT id FROM chunks)")?;
-        let pages = statement
-            .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?)))?
-            .map(|row| {
-                let (id, bytes) = row?;
-                let id = ChunkId::from_slice(&id).ok_or_else(|| {
-                    VolumeError::Damaged("the database's pages are damaged".to_owned())
-                })?;
-                Ok((id, bytes))
-            })
-            .collect::<Result<_>>()?;
+        let pages = pages_where(connection, UNSTORED_PAGES)?;
         Ok(Some((n as u64, pages, head)))
     })
 }
@@ -584,11 +785,13 @@ pub(super) fn newest_stored(connection: &Connection) -> Result<Option<Newest>> {
 }
 
 /// The head of commit `n` is acknowledged: what it took is stored, and so are those before it, which
-/// it includes. One of them may not have been acknowledged when the last run ended.
+/// it includes. One of them may not have been acknowledged when the last run ended. What it reaches
+/// is safe if all marks were read.
 fn note_acknowledged(
     volume: &Volume,
     n: u64,
     taken: &Taken,
+    is_all: bool,
     accepted: Option<&Accepted>,
 ) -> Result<()> {
     volume.db.write(|tx| {
@@ -597,16 +800,16 @@ fn note_acknowledged(
         }
         tx.prepare_cached("UPDATE commits SET acked = 1 WHERE n <= ?1 AND acked = 0")?
             .execute([n as i64])?;
-        forget_changes(volume, tx, taken)
+        forget_changes(volume, tx, taken, is_all)
     })
 }
 
 /// All that was taken is as the latest commit, which is acknowledged, has it. Synced: what
 /// is safe from here on may be dropped, and then must not be dirty again after a power cut.
-fn note_no_difference(volume: &Volume, taken: &Taken) -> Result<Made> {
+fn note_no_difference(volume: &Volume, taken: &Taken, is_all: bool) -> Result<Made> {
     volume.db.write_synced(|tx| {
         hold_back(tx, taken)?;
-        forget_changes(volume, tx, taken)?;
+        forget_changes(volume, tx, taken, is_all)?;
         let (id, commit) = draft::base_commit(volume, tx)?.ok_or_else(|| {
             VolumeError::Damaged("the database has no commit that it could be like".to_owned())
         })?;
@@ -630,8 +833,16 @@ fn hold_back(tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
     Ok(())
 }
 
-fn forget_changes(volume: &Volume, tx: &Transaction<'_>, taken: &Taken) -> Result<()> {
-    proof::reached(volume, tx, &taken.files)?;
+fn forget_changes(
+    volume: &Volume,
+    tx: &Transaction<'_>,
+    taken: &Taken,
+    is_all: bool,
+) -> Result<()> {
+    match is_all {
+        true => proof::reached(volume, tx, &taken.files)?,
+        false => proof::reached_unread(tx, &taken.files)?,
+    }
     for (ino, change) in &taken.nodes {
         tx.prepare_cached("DELETE FROM changed WHERE ino = ?1 AND seq = ?2")?
             .execute((*ino as i64, change))?;

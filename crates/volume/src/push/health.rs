@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::shared::Shared;
+use crate::{Result, VolumeError};
 
 const RETRY_AFTER_REFUSAL: Duration = Duration::from_secs(60);
 
@@ -88,27 +89,57 @@ impl Shared {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
+        self.try_while(request, |_| true).await.ok()
+    }
+
+    /// As [`Shared::keep_trying`], until a user must act: who asks for something else meanwhile,
+    /// which may be what helps, does not wait for that.
+    ///
+    /// # Errors
+    /// [`VolumeError::Stopping`], and that the store refuses, or is full.
+    pub(super) async fn try_unless_refused<T, F>(&self, request: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let refused = self.try_while(request, StoreError::is_passing).await;
+        refused.map_err(|refused| refused.map_or(VolumeError::Stopping, VolumeError::Store))
+    }
+
+    /// Makes a request again as long as its errors are such; what failed last, or `None` if it is
+    /// time to stop.
+    async fn try_while<T, F>(
+        &self,
+        request: impl Fn() -> F,
+        is_such: impl Fn(&StoreError) -> bool,
+    ) -> Result<T, Option<StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut failures = 0u32;
         loop {
             let back = self.health.back.notified();
             let answer = tokio::select! {
                 answer = request() => answer,
-                () = self.stopped() => return None,
+                () = self.stopped() => return Err(None),
             };
             let pause = match answer {
                 Ok(answer) => {
                     self.health.succeeded();
-                    return Some(answer);
+                    return Ok(answer);
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    self.health.failed(&error, failures)
+                    let pause = self.health.failed(&error, failures);
+                    if !is_such(&error) {
+                        return Err(Some(error));
+                    }
+                    pause
                 }
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = back => {}
-                () = self.stopped() => return None,
+                () = self.stopped() => return Err(None),
             }
         }
     }

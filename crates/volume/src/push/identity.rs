@@ -182,8 +182,11 @@ impl Volume {
                  WHERE ino = ?1 AND EXISTS(SELECT 1 FROM cached WHERE ino = ?1)",
             )?
             .execute([ino])?;
+            tx.prepare_cached("DELETE FROM awaiting WHERE ino = ?1")?
+                .execute([ino])?;
         }
-        Ok(())
+        // Nobody knows the new id: all that is known of marks is looked at anew.
+        crate::collect::marks::be_late(tx)
     }
 
     /// What only the old id had is its own affair from now on.

@@ -19,7 +19,7 @@ use rusqlite::Connection;
 use super::ingest::salt;
 use super::proof::{self, Accepted};
 use super::shared::Shared;
-use super::upload::{key, put};
+use super::upload::{self, key, put};
 use crate::{Result, Volume, VolumeError};
 
 /// So many index objects of one level become one of the next.
@@ -49,7 +49,7 @@ impl Unindexed {
 ///
 /// # Errors
 /// [`VolumeError::Stopping`], and failures of the database.
-pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+pub(crate) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
     loop {
         let reading = Arc::clone(volume);
         let packs = blocking(move || unindexed(&reading)).await?;
@@ -57,6 +57,7 @@ pub(super) async fn push(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
             return Ok(());
         }
         let index = encode_index(&volume.keys, salt()?, &packs)?;
+        announce(volume, &index.id)?;
         let name = key(index_name(&index.id))?;
         let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
         let noting = Arc::clone(volume);
@@ -165,6 +166,16 @@ fn damaged() -> VolumeError {
     VolumeError::Damaged("the database's list of packs is damaged".to_owned())
 }
 
+/// An index object is about to be put. If a crash comes before it is noted it goes with those that
+/// were replaced: else it would tell for ever of packs that are deleted one day.
+fn announce(volume: &Volume, id: &IndexId) -> Result<()> {
+    volume.db.write(|tx| {
+        tx.prepare_cached("INSERT OR IGNORE INTO indexes(id, packs, replaced) VALUES(?1, 0, 0)")?
+            .execute([id.as_bytes()])?;
+        Ok(())
+    })
+}
+
 /// Notes an index object that the store acknowledged, and which ones it replaces.
 fn note(
     volume: &Volume,
@@ -218,6 +229,63 @@ pub(super) async fn tidy(volume: &Arc<Volume>, n: u64) -> Result<()> {
     Ok(())
 }
 
+/// Writes anew this replica's index objects that tell of packs which were deleted, without them.
+///
+/// # Errors
+/// The store's, and those of the database.
+pub(super) async fn forget_deleted(shared: &Shared, volume: &Arc<Volume>) -> Result<()> {
+    for id in ids(volume, "SELECT id FROM indexes LIMIT ?1", i64::MAX as u64)? {
+        let name = key(index_name(&id))?;
+        let get = || volume.store.get(&name);
+        let Some(bytes) = shared.keep_trying(get).await.ok_or(VolumeError::Stopping)? else {
+            continue;
+        };
+        let (reading, bytes) = (Arc::clone(volume), bytes);
+        let packs = blocking(move || {
+            let all = decode_index(&reading.keys, &bytes)?;
+            let left = reading.db.read(|tx| not_deleted(tx, &all))?;
+            Ok((left.len() < all.len()).then_some(left))
+        })
+        .await?;
+        let Some(packs) = packs else {
+            continue;
+        };
+        // From here on it is not missed: the crash may come before its row is gone.
+        if packs.is_empty() {
+            volume.db.write(|tx| {
+                tx.prepare_cached("UPDATE indexes SET replaced = 0 WHERE id = ?1")?
+                    .execute([id.as_bytes()])?;
+                Ok(())
+            })?;
+        } else {
+            let index = encode_index(&volume.keys, salt()?, &packs)?;
+            announce(volume, &index.id)?;
+            let name = key(index_name(&index.id))?;
+            let accepted = put(shared, &volume.store, &name, Bytes::from(index.bytes)).await?;
+            note(volume, &index.id, &packs, &[id], accepted.as_ref())?;
+        }
+        upload::delete(volume, &name).await?;
+        volume.db.write(|tx| {
+            tx.prepare_cached("DELETE FROM indexes WHERE id = ?1")?
+                .execute([id.as_bytes()])?;
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn not_deleted(connection: &Connection, packs: &[IndexedPack]) -> Result<Vec<IndexedPack>> {
+    let mut is_gone =
+        connection.prepare_cached("SELECT 1 FROM doomed WHERE pack = ?1 AND gone > 0")?;
+    let mut left = Vec::new();
+    for pack in packs {
+        if !is_gone.exists([pack.id.as_bytes()])? {
+            left.push(pack.clone());
+        }
+    }
+    Ok(left)
+}
+
 fn ids(volume: &Volume, query: &str, n: u64) -> Result<Vec<IndexId>> {
     volume.db.read(|connection| {
         let mut statement = connection.prepare_cached(query)?;
@@ -255,7 +323,9 @@ async fn merge(volume: &Arc<Volume>, small: &[IndexId]) -> Result<()> {
         };
         packs.extend(decode_index(&volume.keys, &bytes)?);
     }
+    let packs = volume.db.read(|tx| not_deleted(tx, &packs))?;
     let index = encode_index(&volume.keys, salt()?, &packs)?;
+    announce(volume, &index.id)?;
     let name = key(index_name(&index.id))?;
     let bytes = Bytes::from(index.bytes);
     volume.store.put(&name, bytes.clone()).await?;

@@ -536,19 +536,19 @@ fn open_pack(volume: &Volume, kind: PackKind) -> Result<OpenPack, Failure> {
 
 /// # Errors
 /// If there is no memory for it.
-pub(super) fn compressor() -> Result<Compressor> {
+pub(crate) fn compressor() -> Result<Compressor> {
     Compressor::new().map_err(|error| VolumeError::State(format!("no compressor: {error}")))
 }
 
 /// Fresh random bytes, never used before.
-pub(super) fn salt() -> Result<[u8; 32]> {
+pub(crate) fn salt() -> Result<[u8; 32]> {
     let mut salt = [0; 32];
     crate::names::fill_random(&mut salt)?;
     Ok(salt)
 }
 
 /// Whether a pack that counts holds the chunk.
-pub(super) fn is_stored(connection: &Connection, id: &ChunkId) -> Result<bool> {
+pub(crate) fn is_stored(connection: &Connection, id: &ChunkId) -> Result<bool> {
     Ok(connection
         .prepare_cached(
             "SELECT 1 FROM chunks JOIN packs USING(pack) WHERE chunks.id = ?1 AND condemned = 0",

@@ -14,7 +14,7 @@ use larder_model::ChunkId;
 use larder_store::ErrorKind;
 use rusqlite::Connection;
 
-use super::commit::Committer;
+use super::commit::{Committer, rescue_taken};
 use super::index::blocking;
 use super::ingest::salt;
 use super::tags::{put_due_tags, take_in_tags};
@@ -125,7 +125,7 @@ impl Committer {
         deletions: Deletions,
     ) -> Result<SyncReport> {
         self.looks.held.clear();
-        self.commit_all(volume, None).await?;
+        self.notice_if_let(volume).await?;
         let report = self.take_in(volume, deletions, TRIES).await?;
         self.warn_of_what_is_left(&report);
         Ok(report)
@@ -158,6 +158,7 @@ impl Committer {
                 let noting = Arc::clone(volume);
                 blocking(move || noting.forget_apart(|replica| noting.seen.includes(replica)))
                     .await?;
+                self.say_what_it_stands_on(volume).await?;
                 return Ok(report);
             };
             self.commit_changes(volume).await?;
@@ -232,8 +233,10 @@ impl Committer {
         if !deletions.allow(gone, merged.files) {
             return Ok(Applied::Guarded(gone));
         }
+        rescue_taken(volume, &merged).await?;
         let head = match &merged.base {
             NewBase::Made(draft) => {
+                self.be_member(volume).await?;
                 let (n, id) = (draft.commit.n, draft.id);
                 Some(seal_head(&volume.keys, &volume.replica(), n, id, salt()?)?)
             }
@@ -269,7 +272,7 @@ impl Committer {
 }
 
 /// Whether the store cannot be asked at the moment.
-fn is_away(error: &VolumeError) -> bool {
+pub(super) fn is_away(error: &VolumeError) -> bool {
     match error {
         VolumeError::Away(_) | VolumeError::TimedOut(_) => true,
         VolumeError::Store(error) => error.kind != ErrorKind::Damaged,

@@ -48,28 +48,37 @@ mod written;
 use std::sync::Arc;
 
 use larder_format::peer::Newest;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use log::CommitInfo;
 pub use request::CommitReport;
 pub use status::PushStatus;
 
-pub(crate) use commit::{make_durable_in, next_number};
+pub(crate) use commit::{make_durable_in, next_number, store_pages_anew};
 pub(crate) use draft::{
     Beside, Draft, Fetched, Pages, base_commit, beside, draft_of_join, set_base_commit, set_beside,
     trees_of,
 };
 pub(crate) use heads::{end_doubt, is_in_doubt};
 pub(crate) use identity::{first_commit, settle as settle_identity};
-pub(crate) use index::blocking;
-pub(crate) use proof::{Accepted, is_awaited};
+pub(crate) use index::{blocking, push as push_indexes};
+pub(crate) use ingest::{
+    compressor as chunk_compressor, is_stored as is_chunk_stored, salt as fresh_salt,
+};
+pub(crate) use proof::{Accepted, is_awaited, is_unread, marks_are_read};
+pub(crate) use request::MarkWork;
+pub(crate) use tags::{newest_tags, take_in_tags};
+pub(crate) use upload::{
+    delete as delete_object, key as object_key, put as put_object, record_for_commit,
+    send as send_pack,
+};
 
 use crate::db::Db;
 use crate::live::Lane;
 use crate::{Result, Settings, Volume};
 use request::Request;
-use shared::Shared;
+pub(crate) use shared::Shared;
 
 /// What a volume has for storing its content.
 #[derive(Debug)]
@@ -86,6 +95,8 @@ pub(crate) struct Push {
     stored: watch::Sender<Option<Newest>>,
     requests: mpsc::UnboundedSender<Request>,
     inbox: Mutex<Option<mpsc::UnboundedReceiver<Request>>>,
+    /// Held while what nobody needs is collected.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
     ended: Mutex<Vec<oneshot::Receiver<()>>>,
 }
 
@@ -106,8 +117,41 @@ impl Push {
             stored: watch::Sender::new(db.read(commit::newest_stored)?),
             requests,
             inbox: Mutex::new(Some(inbox)),
+            collecting: tokio::sync::Mutex::new(()),
             ended: Mutex::new(Vec::new()),
         })
+    }
+}
+
+impl Push {
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// The same, held while something comes to rest on packs that count.
+    pub(crate) fn while_nothing_is_lost(&self) -> RwLockReadGuard<'_, u64> {
+        self.losses.read()
+    }
+
+    /// The count of losses, held so that nothing is cut against packs that cease to count.
+    pub(crate) fn losses(&self) -> RwLockWriteGuard<'_, u64> {
+        self.losses.write()
+    }
+
+    /// What is stored of open files may not be any more: they are looked at again.
+    pub(crate) fn store_anew(&self) {
+        self.attempts.forget_stored();
+        self.shared.ring();
+    }
+
+    /// What was warned of is over.
+    pub(crate) fn clear_warning(&self, topic: &'static str) {
+        self.shared.warnings.clear(topic);
+    }
+
+    /// Says what a user should know.
+    pub(crate) fn warn(&self, topic: &'static str, words: String) {
+        self.shared.warnings.set(topic, words);
     }
 }
 

@@ -42,6 +42,8 @@ const LOOKS: u32 = 2;
 const TRIES: u32 = 3;
 /// An object up to this size is read whole.
 const READ_WHOLE: u64 = 256 << 10;
+/// In `awaiting`, in place of the last object that is waited for: all marks have to be read first.
+const UNREAD: i64 = i64::MAX;
 /// So many objects are looked at before what was found is noted.
 const AT_ONCE: usize = 64;
 
@@ -127,14 +129,55 @@ pub(super) fn reached(volume: &Volume, tx: &Transaction<'_>, files: &[(Ino, u64)
     Ok(())
 }
 
+/// An acknowledged head reaches these files, at these generations; but not all marks could be read
+/// since, so that they are not safe until [`marks_are_read`].
+///
+/// # Errors
+/// If the database fails.
+pub(super) fn reached_unread(tx: &Transaction<'_>, files: &[(Ino, u64)]) -> Result<()> {
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO awaiting(ino, generation, seq) VALUES(?1, ?2, ?3)",
+    )?;
+    for &(ino, generation) in files {
+        insert.execute((ino as i64, generation as i64, UNREAD))?;
+    }
+    Ok(())
+}
+
+/// All marks were read: what only waited for that is safe, or once all that was put by now is
+/// proven.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn marks_are_read(volume: &Volume, tx: &Transaction<'_>) -> Result<()> {
+    let last = edge(tx, "SELECT max(seq) FROM unproven")?.unwrap_or(i64::MIN);
+    let waiting = tx
+        .prepare_cached("UPDATE awaiting SET seq = ?2 WHERE seq = ?1")?
+        .execute((UNREAD, last))?;
+    match waiting {
+        0 => Ok(()),
+        _ => release(volume, tx),
+    }
+}
+
+/// Whether the file waits for all marks to be read.
+///
+/// # Errors
+/// If the database fails.
+pub(crate) fn is_unread(connection: &Connection, ino: Ino) -> Result<bool> {
+    Ok(connection
+        .prepare_cached("SELECT 1 FROM awaiting WHERE ino = ?1 AND seq = ?2")?
+        .exists((ino as i64, UNREAD))?)
+}
+
 /// Whether the file only waits for the store to be proven.
 ///
 /// # Errors
 /// If the database fails.
 pub(crate) fn is_awaited(connection: &Connection, ino: Ino) -> Result<bool> {
     Ok(connection
-        .prepare_cached("SELECT 1 FROM awaiting WHERE ino = ?1")?
-        .exists([ino as i64])?)
+        .prepare_cached("SELECT 1 FROM awaiting WHERE ino = ?1 AND seq < ?2")?
+        .exists((ino as i64, UNREAD))?)
 }
 
 /// Whether anything waits to be proven.
@@ -477,7 +520,8 @@ async fn put_again(shared: &Shared, volume: &Arc<Volume>, row: &Row) -> Result<(
     let delete = || volume.store.delete(&row.name);
     let deleted = shared.keep_trying(delete).await;
     deleted.ok_or(VolumeError::Stopping)?;
-    upload::put(shared, &volume.store, &row.name, bytes).await?;
+    let (store, patience) = (&volume.store, upload::Patience::Endless);
+    upload::put_with(shared, store, &row.name, bytes, patience).await?;
     let noting = Arc::clone(volume);
     blocking(move || {
         noting.db.write(|tx| {

@@ -38,6 +38,17 @@ pub(super) enum Request {
     Commit(Asked),
     /// What other replicas have.
     Sync(Deletions, oneshot::Sender<Result<SyncReport>>),
+    /// Something about marks.
+    Mark(MarkWork, oneshot::Sender<Result<()>>),
+}
+
+/// What is to be done about marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MarkWork {
+    /// Take notice of those of others, and give this replica's word if it is waited for.
+    Notice,
+    /// Say what this replica has to say, and do here what follows from it.
+    Publish,
 }
 
 /// A commit that somebody wants.
@@ -115,6 +126,16 @@ impl Volume {
         self.wait_until_stored(&[], report).await?;
         let (reply, answer) = oneshot::channel();
         self.ask_committer(Request::Sync(deletions, reply))?;
+        answer.await.unwrap_or(Err(VolumeError::Stopping))
+    }
+
+    /// Does something about marks, and commits what was changed until then.
+    ///
+    /// # Errors
+    /// If the store cannot be asked, the database fails, or the volume stops.
+    pub(crate) async fn mark(&self, work: MarkWork) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask_committer(Request::Mark(work, reply))?;
         answer.await.unwrap_or(Err(VolumeError::Stopping))
     }
 

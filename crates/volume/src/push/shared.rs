@@ -22,7 +22,7 @@ const PROCESSOR_BURST: u64 = 20_000_000;
 
 /// State of the workers that outlives a dropped volume for a moment.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     begin: Instant,
     stop: watch::Sender<bool>,
     /// One for each lane's thread.
@@ -164,7 +164,7 @@ impl Shared {
     }
 
     /// Whether content may be sent.
-    pub(super) fn may_push(&self) -> bool {
+    pub(crate) fn may_push(&self) -> bool {
         self.compared.load(Ordering::SeqCst)
     }
 

@@ -43,6 +43,15 @@ fn lists_in(listed: &[ObjectMeta]) -> Listed<'_> {
     lists
 }
 
+/// The number of the newest list of each replica among these objects.
+pub(crate) fn newest_tags(listed: &[ObjectMeta]) -> BTreeMap<ReplicaId, u64> {
+    let newest = |(replica, numbers): (ReplicaId, Vec<(u64, &ObjectMeta)>)| {
+        let (n, _) = numbers.first()?;
+        Some((replica, *n))
+    };
+    lists_in(listed).into_iter().filter_map(newest).collect()
+}
+
 /// Reads the lists that are newer than those seen before. What cannot be used is answered, in
 /// words.
 ///

@@ -13,7 +13,7 @@ use larder_model::PackId;
 use larder_store::{Key, Store};
 
 use super::outbox::{Cut, Number};
-use super::proof::Accepted;
+use super::proof::{self, Accepted};
 use super::shared::Shared;
 use crate::live::Settled;
 use crate::{Result, Volume, VolumeError};
@@ -30,7 +30,7 @@ pub(super) struct Parcel {
 
 /// A pack that the store acknowledged.
 #[derive(Debug)]
-pub(super) struct Sent {
+pub(crate) struct Sent {
     id: PackId,
     seal: PackRef,
     size: u64,
@@ -52,7 +52,8 @@ async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>,
     let Ok(_turn) = shared.turns.acquire().await else {
         return;
     };
-    let sent = match send(&shared, &store, parcel.pack).await {
+    let sending = carry_to(&shared, &store, parcel.pack, Patience::Endless);
+    let sent = match sending.await {
         Ok(sent) => sent,
         Err(VolumeError::Stopping) => return,
         Err(error) => return shared.warnings.set("upload", error.to_string()),
@@ -67,15 +68,33 @@ async fn carry(shared: Arc<Shared>, store: Arc<dyn Store>, volume: Weak<Volume>,
     }
 }
 
-/// Puts a pack on the store, however long it takes.
+/// Whether a refusal is waited out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// A task that does nothing else waits until a user has seen to it.
+    Endless,
+    /// Somebody may ask for what helps.
+    UnlessRefused,
+}
+
+/// Puts a pack on the store, however long it takes, unless the store refuses it.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`] if the volume stops first.
-pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
+/// [`VolumeError::Stopping`] if the volume stops first, and the store's refusal.
+pub(crate) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) -> Result<Sent> {
+    carry_to(shared, store, pack, Patience::UnlessRefused).await
+}
+
+async fn carry_to(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    pack: Pack,
+    patience: Patience,
+) -> Result<Sent> {
     let key = key(pack_name(pack.seal.kind, &pack.id))?;
     let bytes = Bytes::from(pack.bytes);
     let size = bytes.len() as u64;
-    let accepted = put(shared, store, &key, bytes).await?;
+    let accepted = put_with(shared, store, &key, bytes, patience).await?;
     Ok(Sent {
         id: pack.id,
         seal: pack.seal,
@@ -85,16 +104,27 @@ pub(super) async fn send(shared: &Shared, store: &Arc<dyn Store>, pack: Pack) ->
     })
 }
 
-/// Puts an object on the store, however long it takes, within the bandwidth limit. Answers
-/// what is to be noted if the store did not sync it.
+/// Puts an object on the store, however long it takes unless the store refuses it, within the
+/// bandwidth limit. Answers what is to be noted if the store did not sync it.
 ///
 /// # Errors
-/// [`VolumeError::Stopping`] if the volume stops first.
-pub(super) async fn put(
+/// [`VolumeError::Stopping`] if the volume stops first, and the store's refusal.
+pub(crate) async fn put(
     shared: &Shared,
     store: &Arc<dyn Store>,
     key: &Key,
     bytes: Bytes,
+) -> Result<Option<Accepted>> {
+    put_with(shared, store, key, bytes, Patience::UnlessRefused).await
+}
+
+/// As [`put`], with this patience.
+pub(super) async fn put_with(
+    shared: &Shared,
+    store: &Arc<dyn Store>,
+    key: &Key,
+    bytes: Bytes,
+    patience: Patience,
 ) -> Result<Option<Accepted>> {
     let put = || async {
         match shared.is_limited() {
@@ -102,7 +132,10 @@ pub(super) async fn put(
             false => store.put(key, bytes.clone()).await,
         }
     };
-    shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?;
+    match patience {
+        Patience::Endless => shared.keep_trying(put).await.ok_or(VolumeError::Stopping)?,
+        Patience::UnlessRefused => shared.try_unless_refused(put).await?,
+    }
     let accepted = Accepted::of(&**store, key, &bytes);
     if accepted.is_some() {
         shared.set_unproven(true);
@@ -110,9 +143,20 @@ pub(super) async fn put(
     Ok(accepted)
 }
 
+/// Deletes an object that is not needed any more, however long it takes unless the store refuses.
+///
+/// # Errors
+/// [`VolumeError::Stopping`] if the volume stops first, the store's refusal, and failures of the
+/// database.
+pub(crate) async fn delete(volume: &Volume, key: &Key) -> Result<()> {
+    proof::forget(volume, key)?;
+    let delete = || volume.store.delete(key);
+    volume.push.shared.try_unless_refused(delete).await
+}
+
 /// The key of this name. Names of objects are made by us, so one that is no key is a bug
 /// that shows here.
-pub(super) fn key(name: impl Into<String>) -> Result<Key> {
+pub(crate) fn key(name: impl Into<String>) -> Result<Key> {
     Key::new(name).map_err(|error| VolumeError::State(error.to_string()))
 }
 
@@ -205,7 +249,7 @@ pub(super) fn record(volume: &Volume, sent: &Sent) -> Result<()> {
 }
 
 /// Records and remembers a pack that a commit sent.
-pub(super) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
+pub(crate) fn record_for_commit(volume: &Volume, sent: Sent) -> Result<()> {
     record(volume, &sent)?;
     volume.push.unindexed.remember(sent.id, sent.entries);
     Ok(())

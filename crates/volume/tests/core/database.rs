@@ -83,7 +83,10 @@ fn a_database_of_an_older_format_is_brought_up_to_date() {
     ] {
         let image = bench.crash_image(&format!("format {format}"));
         let older = database(&image);
-        let without = format!("DROP INDEX dentries_conflict; {without}");
+        let without = format!(
+            "DROP INDEX dentries_conflict; DROP TABLE doomed; DROP TABLE members;
+             DROP TABLE given_up; {without}"
+        );
         older.execute_batch(&without).unwrap();
         let set = "UPDATE meta SET value = ?1 WHERE key = 'format'";
         older.execute(set, [format.to_be_bytes()]).unwrap();

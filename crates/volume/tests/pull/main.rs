@@ -8,6 +8,8 @@
 
 mod bootstrap;
 mod by_hand;
+mod collected;
+mod condemned;
 mod fetch;
 mod joined;
 mod meetings;

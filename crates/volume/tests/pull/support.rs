@@ -123,7 +123,18 @@ impl Shelf {
     }
 
     pub fn start(&self, state: PathBuf, settings: Settings) -> Replica {
-        let volume = Volume::start(&state, self.store(), settings, Handle::current()).unwrap();
+        Self::start_on(self.store(), state, settings)
+    }
+
+    /// A replica whose own way to the store has faults of its own.
+    pub fn start_apart(&self, state: PathBuf, settings: Settings) -> (Replica, Arc<Faulty>) {
+        let faulty = Arc::new(Faulty::new(self.store()));
+        let store = Arc::clone(&faulty) as _;
+        (Self::start_on(store, state, settings), faulty)
+    }
+
+    pub fn start_on(store: Arc<dyn Store>, state: PathBuf, settings: Settings) -> Replica {
+        let volume = Volume::start(&state, store, settings, Handle::current()).unwrap();
         volume.run();
         Replica { volume, state }
     }

@@ -17,6 +17,7 @@ use super::Credential;
 use super::create::first_node;
 use super::staging::{Staging, random};
 use super::{heads, packs, slots, tree};
+use crate::collect::marks;
 use crate::progress::Report;
 use crate::push::set_base_commit;
 use crate::{Result, Settings, VolumeError};
@@ -82,6 +83,8 @@ pub async fn open(
     };
     let db = staging.db();
     db.write(|tx| slots::note_slots(tx, &slots))?;
+    // Before any pack is known: what is deleted at this moment is not what this replica rests on.
+    marks::learn(fetcher.source.store().as_ref(), &fetcher.keys, db).await?;
     let mut warnings = packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
     let base = match commit {
         Some(id) => Some(heads::commit(&fetcher, db, id, wait).await?),

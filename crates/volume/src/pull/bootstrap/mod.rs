@@ -22,7 +22,7 @@ pub(crate) use heads::{Found, heads_in, list_heads, newest_of};
 pub use join::{OpenReport, find_volume, open};
 pub(crate) use packs::learn_indexes;
 pub(in crate::pull) use slots::noted_slots;
-pub(crate) use tree::{fetch_missing, forget_pages, keep_pages};
+pub(crate) use tree::{fetch_chunks, fetch_missing, forget_pages, keep_pages};
 
 use larder_format::VolumeKeys;
 

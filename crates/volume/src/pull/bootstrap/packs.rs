@@ -19,6 +19,7 @@ use larder_format::{
 use larder_model::PackId;
 use larder_store::{Key, ObjectMeta};
 use parking_lot::Mutex;
+use rusqlite::OptionalExtension;
 
 use super::super::failure::Failure;
 use super::super::request::Fetcher;
@@ -254,9 +255,17 @@ fn known_packs(tx: &Transaction<'_>) -> Result<HashSet<PackId>> {
 /// Enters a pack and its chunks. A chunk that another pack has too keeps its first place,
 /// unless that one is lost.
 fn insert_pack(tx: &Transaction<'_>, pack: &IndexedPack, indexed: bool) -> Result<()> {
+    let doomed: Option<Option<i64>> = tx
+        .prepare_cached("SELECT max(gone) FROM doomed WHERE pack = ?1")?
+        .query_row([pack.id.as_bytes()], |row| row.get(0))
+        .optional()?;
+    let doomed = doomed.flatten();
+    if doomed.is_some_and(|gone| gone > 0) {
+        return Ok(());
+    }
     tx.prepare_cached(
-        "INSERT OR IGNORE INTO packs(id, kind, size, epoch, salt, indexed)
-         VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR IGNORE INTO packs(id, kind, size, epoch, salt, indexed, condemned)
+         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
     .execute((
         pack.id.as_bytes(),
@@ -265,6 +274,7 @@ fn insert_pack(tx: &Transaction<'_>, pack: &IndexedPack, indexed: bool) -> Resul
         pack.seal.epoch,
         pack.seal.salt,
         indexed,
+        doomed.is_some(),
     ))?;
     let row: i64 = tx
         .prepare_cached("SELECT pack FROM packs WHERE id = ?1")?

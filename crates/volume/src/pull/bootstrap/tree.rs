@@ -34,7 +34,7 @@ const CHUNKS_AT_ONCE: usize = 16_384;
 ///
 /// # Errors
 /// If one of them cannot be had; those of `each`.
-pub(super) async fn fetch_chunks(
+pub(crate) async fn fetch_chunks(
     fetcher: &Fetcher,
     db: &Db,
     chunks: &[ChunkId],

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use larder_format::{
     PackEntry, PackKind, decode_index, decode_volume_header, head_name, index_name, object,
-    object_hash, open_chunk, open_head, open_tags, parse_head_name, parse_index_name,
-    parse_pack_name, parse_slot_name, parse_tags_name, read_pack, slot_kind, slot_name,
+    object_hash, open_chunk, open_head, open_mark, open_tags, parse_head_name, parse_index_name,
+    parse_mark_name, parse_pack_name, parse_slot_name, parse_tags_name, read_pack, slot_kind,
+    slot_name,
 };
 use larder_model::{ChunkId, Extent, IndexId, PackId};
 use larder_store::ObjectMeta;
@@ -163,12 +164,23 @@ async fn check(
     known: Arc<KnownPacks>,
 ) -> Result<Option<String>, Failure> {
     let deadline = Instant::now() + volume.settings.read_wait * 4;
-    let bytes = volume
+    let bytes = match volume
         .pull
         .fetcher
         .source
         .fetch_whole(found, deadline)
-        .await?;
+        .await
+    {
+        Ok(bytes) => bytes,
+        Err(failure) => {
+            // A mark goes when its replica puts the next one.
+            let is_mark = parse_mark_name(found.key.as_str()).is_some();
+            return match volume.store.stat(&found.key).await {
+                Ok(None) if is_mark => Ok(None),
+                _ => Err(failure),
+            };
+        }
+    };
     let name = found.key.to_string();
     let weak = Arc::downgrade(volume);
     let checked = work(&weak, move |volume| {
@@ -286,6 +298,10 @@ impl Volume {
             open_tags(&self.keys, &replica, n, bytes)?;
             return Ok(());
         }
+        if let Some((replica, n)) = parse_mark_name(name) {
+            open_mark(&self.keys, &replica, n, bytes)?;
+            return Ok(());
+        }
         if name == object::VOLUME {
             let volume = decode_volume_header(bytes)?;
             if volume != self.id() {
@@ -360,7 +376,8 @@ fn known_packs(connection: &Connection) -> Result<KnownPacks> {
         "SELECT p.pack, p.id, p.kind, p.size,
                 coalesce(n.chunks, 0)
          FROM packs p LEFT JOIN (SELECT pack, count(*) AS chunks FROM chunks GROUP BY pack) n
-              ON n.pack = p.pack",
+              ON n.pack = p.pack
+         WHERE p.id NOT IN (SELECT pack FROM doomed)",
     )?;
     let mut rows = statement.query([])?;
     let mut known = KnownPacks::new();
