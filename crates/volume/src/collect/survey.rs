@@ -58,6 +58,8 @@ pub(super) struct Survey {
     is_decided: bool,
     /// What marks called given up at the first look.
     given_up_before: Option<BTreeSet<ChunkId>>,
+    /// Commits that had names at the last look.
+    tagged: BTreeSet<ChunkId>,
 }
 
 /// What a look at the store showed of its members.
@@ -68,6 +70,18 @@ pub(super) struct Members {
     /// Of each that has a mark there, the number of the newest, and how far it has seen this
     /// replica's marks.
     pub(super) marks: BTreeMap<ReplicaId, (u64, u64)>,
+}
+
+/// What the history is gone through for.
+struct Wanted {
+    /// Commits that heads or bases name.
+    roots: BTreeSet<ChunkId>,
+    /// Commits that have names.
+    tagged: BTreeSet<ChunkId>,
+    /// Commits that no chain may lead to.
+    candidates: BTreeSet<ChunkId>,
+    /// Commits that marks call given up.
+    given_up: BTreeSet<ChunkId>,
 }
 
 /// A pack that nothing needs.
@@ -93,6 +107,7 @@ impl Survey {
             found,
             is_decided: false,
             given_up_before: None,
+            tagged: BTreeSet::new(),
         })
     }
 
@@ -120,8 +135,14 @@ impl Survey {
         roots.extend(volume.db.read(|tx| marks::bases(volume, tx))?);
         // A name for what was given up before does not bring it back.
         let before = self.given_up_before.get_or_insert(given_up.clone());
-        roots.extend(tagged.difference(before));
-        self.walk_commits(volume, &members, &roots, &candidates, &given_up, report)?;
+        self.tagged = tagged.difference(before).copied().collect();
+        let wanted = Wanted {
+            roots,
+            tagged: self.tagged.clone(),
+            candidates,
+            given_up,
+        };
+        self.walk_commits(volume, &members, &wanted, report)?;
         let policy = marks::latest_retention(&said).and_then(|retention| retention.keep);
         self.decide(policy)?;
         self.walk_trees(volume, report)?;
@@ -239,13 +260,14 @@ impl Survey {
         &self,
         volume: &Arc<Volume>,
         members: &Members,
-        roots: &BTreeSet<ChunkId>,
-        candidates: &BTreeSet<ChunkId>,
-        given_up: &BTreeSet<ChunkId>,
+        wanted: &Wanted,
         report: Report<'_>,
     ) -> Result<()> {
-        let is_out = |id: &ChunkId| given_up.contains(id) && !roots.contains(id);
-        let mut waiting: Vec<ChunkId> = roots.iter().chain(candidates).copied().collect();
+        let Wanted { roots, tagged, .. } = wanted;
+        let stays = |id: &ChunkId| roots.contains(id) || tagged.contains(id);
+        let is_out = |id: &ChunkId| wanted.given_up.contains(id) && !stays(id);
+        let all = roots.iter().chain(tagged).chain(&wanted.candidates);
+        let mut waiting: Vec<ChunkId> = all.copied().collect();
         while !waiting.is_empty() {
             waiting.retain(|id| !is_out(id));
             waiting.sort_unstable();
@@ -261,6 +283,14 @@ impl Survey {
                         set.execute([id.as_bytes()])?;
                         self.add_page(&id)?;
                     }
+                    // It got a name since.
+                    Some(false) if tagged.contains(&id) => {
+                        let mut set = self.found.prepare_cached(
+                            "UPDATE commits SET named = 1, kept = 1 WHERE id = ?1",
+                        )?;
+                        set.execute([id.as_bytes()])?;
+                        self.add_page(&id)?;
+                    }
                     Some(_) => {}
                     None => new.push(id),
                 }
@@ -272,7 +302,8 @@ impl Survey {
                     if is_root {
                         refuse_unseen_heads(volume, members, &commit)?;
                     }
-                    self.add_commit(&id, &commit, is_root)?;
+                    let is_named = commit.message.is_some() || tagged.contains(&id);
+                    self.add_commit(&id, &commit, is_root, is_named)?;
                     waiting.extend(commit.parents);
                 }
                 report(progress("reading the history", self.count("commits")?));
@@ -290,7 +321,13 @@ impl Survey {
             .optional()?)
     }
 
-    fn add_commit(&self, id: &ChunkId, commit: &Commit, is_root: bool) -> Result<()> {
+    fn add_commit(
+        &self,
+        id: &ChunkId,
+        commit: &Commit,
+        is_root: bool,
+        is_named: bool,
+    ) -> Result<()> {
         let mut insert = self.found.prepare_cached(
             "INSERT INTO commits(id, time, wall, named, root, kept) VALUES(?1, ?2, ?3, ?4, ?5, 1)",
         )?;
@@ -298,7 +335,7 @@ impl Survey {
             id.as_bytes(),
             commit.time.0 as i64,
             commit.wall.0,
-            commit.message.is_some(),
+            is_named,
             is_root,
         ))?;
         let mut parents = self
@@ -539,13 +576,18 @@ impl Survey {
 
     /// Commits that are kept, and that no chain of kept commits leads to.
     pub(super) fn apart(&self) -> Result<Vec<ChunkId>> {
-        self.ids(
+        let mut apart = self.ids(
             "WITH RECURSIVE linked(id) AS (
                  SELECT id FROM commits WHERE root = 1
                  UNION SELECT p.parent FROM linked l JOIN parents p ON p.child = l.id
                        JOIN commits c ON c.id = p.parent WHERE c.kept = 1)
              SELECT id FROM commits WHERE kept = 1 AND id NOT IN (SELECT id FROM linked)",
-        )
+        )?;
+        // Without its name, such a one is found by this.
+        apart.extend(&self.tagged);
+        apart.sort_unstable();
+        apart.dedup();
+        Ok(apart)
     }
 
     fn ids(&self, query: &str) -> Result<Vec<ChunkId>> {

@@ -60,7 +60,7 @@ impl Volume {
         self.chain()?.find(is_before).transpose()
     }
 
-    /// Commits that are kept apart from any chain, and those that were given up.
+    /// Commits that are kept apart from any chain or have a name, and those that were given up.
     fn kept_and_given_up(&self) -> Result<(BTreeSet<ChunkId>, BTreeSet<ChunkId>)> {
         let said = self.db.read(|tx| marks::all_said(self, tx))?;
         let (mut kept, mut given_up) = (BTreeSet::new(), BTreeSet::new());
@@ -68,6 +68,7 @@ impl Volume {
             kept.extend(mark.kept);
             given_up.extend(mark.given_up);
         }
+        kept.extend(self.tagged_commits()?);
         kept.retain(|id| !given_up.contains(id));
         Ok((kept, given_up))
     }
