@@ -120,7 +120,7 @@ impl Survey {
         let (mut members, said) = self.read_marks(volume)?;
         // Index objects before heads: what a push put in between is in neither, or has its head.
         let indexes = self.list_indexes(volume)?;
-        let listed = volume.runtime.block_on(list_heads(volume.fetcher()))?;
+        let listed = asked(volume, list_heads(volume.fetcher()))?;
         let heads = self.read_heads(volume, &listed, &mut members)?;
         let tagged = read_tags(volume, &listed)?;
         self.learn(volume)?;
@@ -155,7 +155,7 @@ impl Survey {
         volume: &Arc<Volume>,
     ) -> Result<(Members, Vec<(ReplicaId, larder_format::Mark)>)> {
         let own = volume.replica().id();
-        let listed = volume.runtime.block_on(marks::list(&*volume.store))?;
+        let listed = asked(volume, marks::list(&*volume.store))?;
         let known = volume.db.read(known_members)?;
         for (replica, (_, mark)) in &known {
             let newest = listed.get(replica).and_then(|numbers| numbers.last());
@@ -175,7 +175,7 @@ impl Survey {
                 continue;
             }
             let reading = marks::read(&*volume.store, &volume.keys, &replica, n);
-            let plain = volume.runtime.block_on(reading)?;
+            let plain = asked(volume, reading)?;
             let mark = read_mark(&plain)?;
             let seen = mark.seen.get(&own).copied().unwrap_or(0);
             self.refuse_seen_later(volume, &replica, seen)?;
@@ -208,7 +208,7 @@ impl Survey {
 
     fn list_indexes(&self, volume: &Volume) -> Result<Vec<IndexId>> {
         let prefix = format!("{}/", object::INDEX);
-        let found = volume.runtime.block_on(volume.store.list(&prefix))?;
+        let found = asked(volume, volume.store.list(&prefix))?;
         let names = found.iter().map(|found| found.key.as_str());
         Ok(names.filter_map(parse_index_name).collect())
     }
@@ -226,7 +226,7 @@ impl Survey {
             members.heads.insert(replica, newest);
             for (n, _) in numbers {
                 let name = object_key(head_name(&replica, n))?;
-                let bytes = volume.runtime.block_on(volume.store.get(&name))?;
+                let bytes = asked(volume, volume.store.get(&name))?;
                 let Some(bytes) = bytes else {
                     // An old one goes when a new one came.
                     if n < newest {
@@ -250,7 +250,7 @@ impl Survey {
         let wait = volume.settings.read_wait * 4;
         let indexes = volume.seen.indexes();
         let learn = learn_indexes(volume.fetcher(), &volume.db, indexes, wait);
-        match volume.runtime.block_on(learn)?.into_iter().next() {
+        match asked(volume, learn)?.into_iter().next() {
             Some(warning) => Err(VolumeError::Damaged(warning)),
             None => Ok(()),
         }
@@ -462,7 +462,7 @@ impl Survey {
         )?;
         for (at, id) in indexes.iter().enumerate() {
             let name = object_key(larder_format::index_name(id))?;
-            let bytes = volume.runtime.block_on(volume.store.get(&name))?;
+            let bytes = asked(volume, volume.store.get(&name))?;
             // Merged into another one meanwhile.
             let bytes = bytes.ok_or_else(|| unseen(volume, name.as_str()))?;
             for pack in decode_index(&volume.keys, &bytes)? {
@@ -488,7 +488,7 @@ impl Survey {
             .prepare("INSERT OR REPLACE INTO listed(id, kind, size) VALUES(?1, ?2, ?3)")?;
         for prefix in [object::TREES, object::PACKS] {
             let prefix = format!("{prefix}/");
-            for found in volume.runtime.block_on(volume.store.list(&prefix))? {
+            for found in asked(volume, volume.store.list(&prefix))? {
                 if let Some((kind, id)) = parse_pack_name(found.key.as_str()) {
                     set.execute((id.as_bytes(), found.size as i64))?;
                     list.execute((id.as_bytes(), kind.code(), found.size as i64))?;
@@ -668,6 +668,21 @@ fn known_members(tx: &Connection) -> Result<Vec<(ReplicaId, (u64, u64))>> {
     .collect()
 }
 
+/// Waits on this thread for what the store answers, unless it is time to stop.
+fn asked<T, E>(volume: &Volume, request: impl Future<Output = Result<T, E>>) -> Result<T>
+where
+    VolumeError: From<E>,
+{
+    let shared = volume.push.shared();
+    volume.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = shared.stopped() => Err(VolumeError::Stopping),
+            answer = request => Ok(answer?),
+        }
+    })
+}
+
 /// The commits that have names, by what lies beside the heads.
 fn read_tags(volume: &Arc<Volume>, listed: &[ObjectMeta]) -> Result<BTreeSet<ChunkId>> {
     let own = volume.replica().id();
@@ -680,7 +695,7 @@ fn read_tags(volume: &Arc<Volume>, listed: &[ObjectMeta]) -> Result<BTreeSet<Chu
             ));
         }
     }
-    let warnings = volume.runtime.block_on(take_in_tags(volume, listed))?;
+    let warnings = asked(volume, take_in_tags(volume, listed))?;
     match warnings.into_iter().next() {
         Some(words) => Err(VolumeError::Damaged(words)),
         None => volume.tagged_commits(),
@@ -720,6 +735,6 @@ fn bring(volume: &Arc<Volume>, ids: &[ChunkId]) -> Result<Vec<(ChunkId, Vec<u8>)
         Ok(())
     };
     let fetching = fetch_chunks(volume.fetcher(), &volume.db, &away, wait, &mut take);
-    volume.runtime.block_on(fetching)?;
+    asked(volume, fetching)?;
     Ok(brought)
 }

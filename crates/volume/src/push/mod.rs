@@ -198,6 +198,8 @@ pub(crate) fn store_answers(volume: &Volume) {
 /// next start.
 pub(crate) async fn stop(volume: &Volume) {
     volume.push.shared.stop();
+    // Its requests end with the sign to stop.
+    drop(volume.push.collecting.lock().await);
     let ended = std::mem::take(&mut *volume.push.ended.lock());
     for worker in ended {
         // An error means that the worker is gone: as good as ended.

@@ -111,7 +111,7 @@ impl Shared {
     }
 
     /// Ends when it is time to stop.
-    pub(super) async fn stopped(&self) {
+    pub(crate) async fn stopped(&self) {
         // The sender is in `self`, so waiting can only end by the sign.
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
