@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use larder_model::KeepPolicy;
 use larder_store::Store;
-use larder_volume::{CommitReport, Deletions, Settings, SyncReport, Volume};
+use larder_volume::{CollectReport, CommitReport, Deletions, Settings, SyncReport, Volume};
 use tokio::runtime::Runtime;
 
 use crate::ground;
@@ -23,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(20);
 enum Job {
     Commit(Answer<CommitReport>, BTreeSet<Mark>),
     Sync(Answer<SyncReport>),
+    Collect(Answer<CollectReport>),
+    Keep(Answer<()>),
 }
 
 type Answer<T> = Arc<Mutex<Option<larder_volume::Result<T>>>>;
@@ -200,6 +203,34 @@ impl Machine {
         running.jobs.push(Job::Sync(answer));
     }
 
+    /// Asks for what nobody needs to be deleted.
+    pub fn ask_collect(&mut self) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let (volume, answer) = (Arc::clone(&running.volume), Answer::default());
+        let told = Arc::clone(&answer);
+        running.runtime.spawn(async move {
+            let done = volume.collect(false, &|_| {}).await;
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+        });
+        running.jobs.push(Job::Collect(answer));
+    }
+
+    /// Says how much of the history is kept.
+    pub fn ask_keep(&mut self, keep: KeepPolicy) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let (volume, answer) = (Arc::clone(&running.volume), Answer::default());
+        let told = Arc::clone(&answer);
+        running.runtime.spawn(async move {
+            let done = volume.set_retention(Some(keep)).await;
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(done);
+        });
+        running.jobs.push(Job::Keep(answer));
+    }
+
     /// Whether nothing is asked for that is not answered.
     pub fn is_idle(&self) -> bool {
         let jobs = self.running.as_ref().map(|running| running.jobs.len());
@@ -212,28 +243,19 @@ impl Machine {
         let Some(running) = &mut self.running else {
             return ended;
         };
-        running.jobs.retain(|job| match job {
+        running.jobs.retain(|job| !match job {
             Job::Commit(answer, marks) => match take(answer) {
                 Some(Ok(report)) => {
                     if report.still_changing.is_empty() {
                         ended.acknowledged.push(marks.clone());
                     }
-                    false
+                    true
                 }
-                Some(Err(error)) => {
-                    ended.failed.push(format!("commit: {error}"));
-                    false
-                }
-                None => true,
+                other => has_ended("commit", other, &mut ended),
             },
-            Job::Sync(answer) => match take(answer) {
-                Some(Ok(_)) => false,
-                Some(Err(error)) => {
-                    ended.failed.push(format!("sync: {error}"));
-                    false
-                }
-                None => true,
-            },
+            Job::Sync(answer) => has_ended("sync", take(answer), &mut ended),
+            Job::Collect(answer) => has_ended("collect", take(answer), &mut ended),
+            Job::Keep(answer) => has_ended("keep", take(answer), &mut ended),
         });
         ended
     }
@@ -263,6 +285,14 @@ impl Machine {
             Err(_) => Ok(None),
         }
     }
+}
+
+/// Whether something was answered; that it failed is told.
+fn has_ended<T>(what: &str, answer: Option<larder_volume::Result<T>>, ended: &mut Ended) -> bool {
+    if let Some(Err(error)) = &answer {
+        ended.failed.push(format!("{what}: {error}"));
+    }
+    answer.is_some()
 }
 
 /// Moves a replica's files away from the threads that were killed. They have the database open and

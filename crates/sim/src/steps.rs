@@ -62,6 +62,10 @@ pub enum Act {
     Restore,
     /// What is away is read from the store as it is.
     Audit,
+    /// So many hours, days and months are kept of the history from now on.
+    Keep { most: u64 },
+    /// What nobody needs is deleted from the store.
+    Collect,
     /// The machine's processes are killed; it starts again at a later step.
     Kill { wait_micros: u64 },
     /// The machine's volume is closed and opened again.
@@ -98,6 +102,8 @@ pub struct Plan {
     pub settle_millis: u64,
     /// How long a change waits for its commit.
     pub commit_millis: u64,
+    /// How long a machine may be silent before it is not waited for.
+    pub grace_secs: u64,
     /// What a put is worth.
     pub durability: Durability,
     /// What happens.
@@ -128,6 +134,7 @@ pub fn plan(seed: u64) -> Plan {
         budget_bytes: *dice.of(&[1 << 30, 1 << 30, 8 << 20, 1 << 20]),
         settle_millis: *dice.of(&[10, 10, 2000]),
         commit_millis: *dice.of(&[200, 10_000, 3_600_000]),
+        grace_secs: *dice.of(&[30 * 86_400, 30 * 86_400, 20]),
         durability: *dice.of(&[Durability::Synced, Durability::Synced, Durability::Accepted]),
         steps,
     }
@@ -135,7 +142,7 @@ pub fn plan(seed: u64) -> Plan {
 
 fn act(dice: &mut Dice, faults: bool, kills: bool) -> Act {
     loop {
-        return match dice.below(100) {
+        return match dice.below(106) {
             0..11 => Act::Write { len: len(dice) },
             11 => Act::Open,
             12..14 => Act::Log { len: len(dice) },
@@ -178,6 +185,10 @@ fn act(dice: &mut Dice, faults: bool, kills: bool) -> Act {
             96..100 => Act::Wait {
                 millis: *dice.of(&[5, 50, 500, 15_000]),
             },
+            100..102 => Act::Keep {
+                most: dice.below(3) as u64,
+            },
+            102..106 => Act::Collect,
             _ => continue,
         };
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use larder_format::ArgonParams;
-use larder_model::Kind;
+use larder_model::{KeepPolicy, Kind};
 use larder_volume::history::Which;
 use larder_volume::{
     Access, Caller, Credential, Deletions, Ino, NewNode, ROOT, RenameMode, SetAttr, Settings,
@@ -126,6 +126,8 @@ impl World {
             commit_interval: Duration::from_millis(plan.commit_millis),
             read_wait: Duration::from_secs(5),
             sync_interval: None,
+            mark_interval: Duration::from_secs(30),
+            member_grace: Duration::from_secs(plan.grace_secs),
             ..Settings::for_budget(plan.budget_bytes)
         };
         let mut machines: Vec<Machine> = (0..plan.machines)
@@ -235,6 +237,19 @@ impl World {
             Act::Sync => {
                 let deletions = [Deletions::Guarded, Deletions::Allowed][step.pick[0] as usize % 2];
                 self.machines[who].ask_sync(deletions);
+                Ok(true)
+            }
+            Act::Keep { most } => {
+                self.machines[who].ask_keep(KeepPolicy {
+                    hourly: most,
+                    daily: most,
+                    weekly: 0,
+                    monthly: 0,
+                });
+                Ok(true)
+            }
+            Act::Collect => {
+                self.machines[who].ask_collect();
                 Ok(true)
             }
             Act::Snapshot => self.snapshot(who),
@@ -653,7 +668,24 @@ impl World {
             self.delete_one()?;
         }
         self.meet()?;
+        self.collect_all()?;
         self.check()
+    }
+
+    /// Each machine collects, and all take notice: what nothing needs is gone then.
+    fn collect_all(&mut self) -> Result<()> {
+        for _ in 0..2 {
+            for who in 0..self.machines.len() {
+                self.machines[who].act();
+                let collect =
+                    |volume: Arc<Volume>| async move { volume.collect(false, &|_| {}).await };
+                let done = self.machines[who].wait_for(Duration::from_secs(3600), collect)?;
+                done.context("a collection does not end where nothing fails")?
+                    .with_context(|| format!("collection: machine {who}"))?;
+            }
+            self.meet()?;
+        }
+        Ok(())
     }
 
     /// All sync until nobody has anything new.
