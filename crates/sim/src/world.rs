@@ -668,6 +668,8 @@ impl World {
             self.delete_one()?;
         }
         self.meet()?;
+        self.check()?;
+        // What is kept is there after that, too.
         self.collect_all()?;
         self.check()
     }
