@@ -236,10 +236,19 @@ fn sqlite_survives(profile: &str, journal: &str, synchronous: &'static str) {
     for round in 0..4u64 {
         let mut inserting = Inserting::start(&database, synchronous, round * 1_000_000);
         inserting.wait_for(60);
-        if round % 2 == 1 {
+        let before = inserting.acknowledged.len();
+        let is_killed = round % 2 == 1;
+        if is_killed {
             laptop.kill_daemon();
         }
-        acknowledged.extend(inserting.kill());
+        let mut rows = inserting.kill();
+        if is_killed && journal == "delete" && rows.len() > before {
+            // To SQLite a directory that cannot be opened, to sync that its journal is gone, needs
+            // no sync (unixDelete in its os_unix.c): if the daemon ended just then, the journal
+            // may be there again, and the row that it spoke of is not.
+            rows.pop();
+        }
+        acknowledged.extend(rows);
         if round % 2 == 1 {
             mount(&laptop);
         }
