@@ -295,25 +295,28 @@ impl Ingest {
     /// Closes a pack that was opened so long ago: files wait for it.
     fn close_older(&mut self, volume: &Arc<Volume>, kind: PackKind, age: Duration) {
         let now = volume.push.shared.now();
-        let due = self
-            .slot(kind)
-            .as_ref()
-            .is_some_and(|pack| now >= pack.opened + age);
+        self.close_if(volume, kind, |pack| now >= pack.opened + age);
+    }
+
+    /// Closes a pack of which this is so; the status says if that failed.
+    fn close_if(
+        &mut self,
+        volume: &Arc<Volume>,
+        kind: PackKind,
+        is_due: impl FnOnce(&OpenPack) -> bool,
+    ) {
+        let due = self.slot(kind).as_ref().is_some_and(is_due);
         if due && let Err(error) = self.close(volume, kind) {
             volume.push.shared.warnings.set("pack", error.to_string());
         }
     }
 
     /// Closes packs for which many files wait, full or not.
-    fn close_crowded(&mut self, volume: &Arc<Volume>) -> Result<()> {
+    fn close_crowded(&mut self, volume: &Arc<Volume>) {
         let outbox = &volume.push.shared.outbox;
         for kind in [PackKind::Data, PackKind::Tree] {
-            let open = self.slot(kind).as_ref().map(|open| open.number);
-            if open.is_some_and(|pack| outbox.is_crowded(pack)) {
-                self.close(volume, kind)?;
-            }
+            self.close_if(volume, kind, |pack| outbox.is_crowded(pack.number));
         }
-        Ok(())
     }
 
     /// Cuts one file, which is claimed, and packs what is not stored of it.
@@ -362,7 +365,7 @@ impl Ingest {
         if let Some(mut done) = outbox.end_file(number, cut) {
             upload::finish(volume, &mut done);
         }
-        self.close_crowded(volume)?;
+        self.close_crowded(volume);
         Ok(Step::OnItsWay)
     }
 

@@ -343,21 +343,32 @@ async fn what_is_being_written_is_left_alone_until_it_is_stored() {
     second.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_would_delete_much_waits_for_a_word() {
-    let shelf = Shelf::new();
-    let (first, second) = two(&shelf).await;
+/// Both have fifty files in `d`.
+async fn store_many(first: &Replica, second: &Replica) {
     let d = first.find("d");
     for n in 0..50 {
         first.write(d, &format!("file {n}"), b"x");
     }
     first.commit().await;
     second.sync().await;
+}
+
+/// Deletes these files, and commits that.
+async fn delete_many(replica: &Replica) {
+    let d = replica.find("d");
     for n in 0..50 {
         let name = format!("file {n}");
-        first.volume.unlink(d, name.as_bytes()).unwrap();
+        replica.volume.unlink(d, name.as_bytes()).unwrap();
     }
-    first.commit().await;
+    replica.commit().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_delete_much_waits_for_a_word() {
+    let shelf = Shelf::new();
+    let (first, second) = two(&shelf).await;
+    store_many(&first, &second).await;
+    delete_many(&first).await;
     let report = second
         .volume
         .sync(Deletions::Guarded, &|_| {})
@@ -447,18 +458,9 @@ async fn to_look_for_others_costs_a_listing_of_heads() {
 async fn what_would_delete_much_does_not_come_by_itself() {
     let shelf = Shelf::new();
     let (first, second) = two(&shelf).await;
-    let d = first.find("d");
-    for n in 0..50 {
-        first.write(d, &format!("file {n}"), b"x");
-    }
-    first.commit().await;
-    second.sync().await;
+    store_many(&first, &second).await;
     let third = shelf.open("third", curious()).await;
-    for n in 0..50 {
-        let name = format!("file {n}");
-        first.volume.unlink(d, name.as_bytes()).unwrap();
-    }
-    first.commit().await;
+    delete_many(&first).await;
     let warns = || {
         let warnings = third.volume.push_status().warnings;
         warnings
