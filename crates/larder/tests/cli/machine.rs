@@ -15,6 +15,9 @@ pub const PASSPHRASE: &str = "correct horse battery staple";
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How much of a daemon's log a failed test shows.
+const LOG_LINES: usize = 100;
+
 /// What a command said and how it ended.
 #[derive(Debug)]
 pub struct Said {
@@ -204,9 +207,12 @@ impl Machine {
     /// Waits until every change is on the store.
     #[track_caller]
     pub fn wait_until_stored(&self) {
-        wait_for("all to be stored", || {
+        wait_until("all to be stored", || {
             let status = self.status();
-            status["files_waiting"] == 0 && status["uncommitted_nodes"] == 0
+            match status["files_waiting"] == 0 && status["uncommitted_nodes"] == 0 {
+                true => Ok(()),
+                false => Err(status),
+            }
         });
     }
 
@@ -227,6 +233,21 @@ impl Machine {
         fs::read_to_string("/proc/self/mountinfo")
             .unwrap()
             .contains(&mount)
+    }
+
+    /// Prints what may tell why a test failed: the status, and the end of the daemon's log.
+    fn tell_how_it_is(&self) {
+        let status = self.command().arg("status").output().map(Said::from);
+        eprintln!("status of {}: {status:#?}", self.dir.path().display());
+        let logs = self.find_state().map(|dir| dir.join("log"));
+        let logs = logs.and_then(|dir| fs::read_dir(dir).ok());
+        for path in logs.into_iter().flatten().flatten().map(|log| log.path()) {
+            let text = fs::read(&path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let lines: Vec<_> = text.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            eprintln!("the end of {}:\n{}", path.display(), last.join("\n"));
+        }
     }
 
     /// Ends the daemon as a power cut would.
@@ -259,6 +280,9 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if self.find_state().is_none() {
             return;
+        }
+        if std::thread::panicking() {
+            self.tell_how_it_is();
         }
         self.larder(["unmount", "--force"]);
         let held = self.daemon_pid().filter(|pid| is_larder(*pid));
@@ -298,9 +322,21 @@ fn is_larder(pid: i32) -> bool {
 
 #[track_caller]
 pub fn wait_for(what: &str, mut there: impl FnMut() -> bool) {
+    wait_until(what, || match there() {
+        true => Ok(()),
+        false => Err("not yet"),
+    });
+}
+
+/// Waits until this is done; what stood in the way at last is in the failure.
+#[track_caller]
+pub fn wait_until<E: std::fmt::Debug>(what: &str, mut done: impl FnMut() -> Result<(), E>) {
     let begin = Instant::now();
-    while !there() {
-        assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}");
+    while let Err(why) = done() {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "waited in vain for {what}: {why:#?}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }

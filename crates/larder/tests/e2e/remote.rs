@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use larder_store::testing::{DavServer, S3Server, Sshd};
 
-use crate::machine::{Machine, Said, wait_for};
+use crate::machine::{Machine, Said, wait_until};
 
 /// A store, and what a machine needs to reach it.
 pub struct Remote {
@@ -190,8 +190,9 @@ pub fn assert_no_diff(one: &Path, other: &Path) {
 /// Drops all content. What a store took without syncing goes once it is proven.
 #[track_caller]
 pub fn stash_proven(machine: &Machine) {
-    wait_for("all content to go", || {
-        machine.larder(["stash", "Larder"]).code == Some(0)
+    wait_until("all content to go", || {
+        let said = machine.larder(["stash", "Larder"]);
+        (said.code == Some(0)).then_some(()).ok_or(said)
     });
 }
 
