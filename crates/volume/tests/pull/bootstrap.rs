@@ -1,9 +1,11 @@
 //! A new volume, and the same one on another machine.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use larder_model::{Kind, Time};
-use larder_store::testing::{Call, Fault, When};
+use larder_store::Store;
+use larder_store::testing::{Call, Fault, Faulty, When};
 use larder_volume::history::Which;
 use larder_volume::{
     Caller, Credential, NewNode, ROOT, SetAttr, TimeSet, Volume, VolumeError, XattrMode,
@@ -260,6 +262,38 @@ async fn a_damaged_head_is_passed_over_for_the_one_before() {
     assert!(second.volume.resolve(b"later").is_err());
     assert!(second.volume.resolve(b"hard").is_ok());
     second.stop().await;
+}
+
+/// A bit that turned on the way is no reason to begin with an older tree.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_damaged_once_is_asked_for_again() {
+    let shelf = Shelf::new();
+    let first = tree(&shelf).await;
+    first.write(ROOT, "later", b"later");
+    first.commit().await;
+    first.stop().await;
+    let places = [
+        ("heads/", Fault::WrongBytes, Call::Get),
+        ("heads/", Fault::Truncated, Call::Get),
+        ("index/", Fault::WrongBytes, Call::Get),
+    ];
+    for (n, (under, fault, call)) in places.into_iter().enumerate() {
+        let faulty = Arc::new(Faulty::new(shelf.store()));
+        faulty.set_under(under, fault, call, When::Once(0));
+        if under == "index/" {
+            // Nor can the packs tell themselves what they hold.
+            faulty.set_under("trees/", fault, call, When::Once(0));
+        }
+        let state = shelf.state(&format!("copy {n}"));
+        let store: Arc<dyn Store> = faulty.clone();
+        let opened = larder_volume::open(&state, store, passphrase(), None, settings(), &|_| {});
+        let opened = opened.await.unwrap();
+        assert_eq!(opened.warnings, [""; 0], "{under} {fault:?}");
+        assert!(faulty.met() > 0, "{under} {fault:?}");
+        let copy = shelf.start(state, settings());
+        assert!(copy.volume.resolve(b"later").is_ok(), "{under} {fault:?}");
+        copy.stop().await;
+    }
 }
 
 /// So of two commits the one that includes the other is known by its number; and what counts its

@@ -17,9 +17,11 @@ use super::tree::fetch_chunks;
 use crate::db::Db;
 use crate::{Result, VolumeError};
 
-/// An empty list of heads is asked for so often again, with a pause before each.
-const LISTED_AGAIN: u32 = 2;
-const LIST_PAUSE: Duration = Duration::from_millis(100);
+/// What makes no sense is asked for so often again, with a pause before each: an empty list of
+/// heads, or a head that is damaged. The line may have harmed it, not the store; and a machine that
+/// begins with an older tree than there is looks as if it had lost something.
+pub(super) const AGAIN: u32 = 2;
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// A commit, as its bytes say it.
 #[derive(Debug, Clone)]
@@ -71,13 +73,11 @@ pub(super) async fn newest(
     wait: Duration,
 ) -> Result<(Option<Found>, Vec<String>)> {
     let mut by_replica = heads_of(fetcher).await?;
-    for _ in 0..LISTED_AGAIN {
-        // A list that lacks everything may be a bad line's: no machine must begin with an empty
-        // tree for that.
+    for _ in 0..AGAIN {
         if !by_replica.is_empty() {
             break;
         }
-        tokio::time::sleep(LIST_PAUSE).await;
+        tokio::time::sleep(PAUSE).await;
         by_replica = heads_of(fetcher).await?;
     }
     if by_replica.is_empty() && db.write(|tx| has_packs(tx))? {
@@ -92,7 +92,18 @@ pub(super) async fn newest(
     let mut commits = Vec::new();
     for (replica, mut heads) in by_replica {
         heads.sort_unstable_by_key(|(n, _)| std::cmp::Reverse(*n));
-        commits.extend(newest_of(fetcher, db, replica, &heads, wait, &mut warnings).await?);
+        let mut unusable = Vec::new();
+        let mut found = newest_of(fetcher, db, replica, &heads, wait, &mut unusable).await?;
+        for _ in 0..AGAIN {
+            if unusable.is_empty() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+            unusable.clear();
+            found = newest_of(fetcher, db, replica, &heads, wait, &mut unusable).await?;
+        }
+        warnings.extend(unusable);
+        commits.extend(found);
     }
     if commits.is_empty() && replicas > 0 {
         return Err(VolumeError::Damaged(format!(

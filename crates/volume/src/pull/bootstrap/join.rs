@@ -85,7 +85,13 @@ pub async fn open(
     db.write(|tx| slots::note_slots(tx, &slots))?;
     // Before any pack is known: what is deleted at this moment is not what this replica rests on.
     marks::learn(fetcher.source.store().as_ref(), &fetcher.keys, db).await?;
-    let mut warnings = packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report).await?;
+    let learn = || packs::learn_packs(&fetcher.source, &fetcher.keys, db, wait, report);
+    let mut warnings = learn().await?;
+    if !warnings.is_empty() {
+        // A pack that is not known may hold the newest commit.
+        tokio::time::sleep(heads::PAUSE).await;
+        warnings = learn().await?;
+    }
     let base = match commit {
         Some(id) => Some(heads::commit(&fetcher, db, id, wait).await?),
         None => {
