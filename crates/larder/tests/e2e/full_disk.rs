@@ -12,7 +12,7 @@ use crate::machine::{Machine, picture};
 use crate::remote::{EAGER, Remote, set_limits};
 
 const DISK: u64 = 128 << 20;
-const LIMITS: &str = "dirty-stall = \"6s\"\nread-wait = \"3s\"\nkeep-free = \"2M\"";
+const LIMITS: &str = "dirty-stall = \"10s\"\nread-wait = \"3s\"\nkeep-free = \"2M\"";
 
 /// A machine whose state lies on a small disk. The disk goes after the machine.
 struct Cramped {

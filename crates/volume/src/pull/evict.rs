@@ -231,6 +231,9 @@ fn make_room_of_known(volume: &Volume, need: u64) -> Result<u64> {
             }
         }
     }
+    if freed > 0 {
+        volume.note_freed();
+    }
     if freed < need {
         tracing::debug!(need, freed, "not enough content may be dropped");
     }

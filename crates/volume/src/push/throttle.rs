@@ -18,7 +18,8 @@ use crate::{Ino, Result, Settings, Volume, VolumeError};
 const ASK_AGAIN_AFTER: u64 = 64 << 20;
 /// A disk with so much to spare has room for whatever is written past this process.
 const PLENTY: u64 = 1 << 30;
-/// A full disk is given this long to become less full, by eviction.
+/// A full disk is given this long to become less full, by eviction: counted from the last time
+/// that something was stored or dropped, as long as somebody waits.
 const EVICTION_TIME: Duration = Duration::from_secs(10);
 /// A disk counts as full for so long after somebody had to wait for room on it.
 const STAYS_FULL: Duration = Duration::from_secs(60);
@@ -33,6 +34,8 @@ pub(super) struct Throttle {
     unasked: AtomicU64,
     /// When bytes were last acknowledged, in milliseconds of the workers' time.
     drained_ms: AtomicU64,
+    /// When content was last dropped, in the same time.
+    freed_ms: AtomicU64,
     /// When writers wait for the budget again, after they waited in vain.
     patient_again_ms: AtomicU64,
     /// When somebody last waited for room on the disk; 0: nobody ever did.
@@ -50,6 +53,7 @@ impl Throttle {
             keep_free: settings.keep_free_bytes,
             unasked: AtomicU64::new(0),
             drained_ms: AtomicU64::new(0),
+            freed_ms: AtomicU64::new(0),
             patient_again_ms: AtomicU64::new(0),
             full_ms: AtomicU64::new(0),
         }
@@ -61,10 +65,20 @@ impl Throttle {
             .store(now.as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// Content was dropped.
+    fn note_freed(&self, now: Duration) {
+        self.freed_ms
+            .store(now.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// For how long nothing drained.
     fn idle(&self, now: Duration) -> Duration {
-        now.saturating_sub(Duration::from_millis(
-            self.drained_ms.load(Ordering::Relaxed),
-        ))
+        since(now, &self.drained_ms)
+    }
+
+    /// For how long nothing happened that makes room on the disk.
+    fn roomless(&self, now: Duration) -> Duration {
+        self.idle(now).min(since(now, &self.freed_ms))
     }
 
     /// Somebody waits for room on the disk. Answers whether that is news: each of a thousand
@@ -85,7 +99,16 @@ impl Throttle {
     }
 }
 
+fn since(now: Duration, then_ms: &AtomicU64) -> Duration {
+    now.saturating_sub(Duration::from_millis(then_ms.load(Ordering::Relaxed)))
+}
+
 impl Volume {
+    /// Whoever waits for room on the disk is told that content was dropped.
+    pub(crate) fn note_freed(&self) {
+        self.push.throttle.note_freed(self.push.shared.now());
+    }
+
     /// Whether there is so much room that a file may be written past this process, where
     /// nothing slows the writer down: within the limits, and on the disk. The disk is asked
     /// each time, as nobody counts what is written so; that takes a microsecond or two.
@@ -222,7 +245,8 @@ impl Volume {
                 return Err(VolumeError::Stopping);
             }
             self.push.shared.press();
-            if began.elapsed() >= self.eviction_time() {
+            let hopeless = throttle.roomless(self.push.shared.now());
+            if began.elapsed().min(hopeless) >= self.eviction_time() {
                 return Err(VolumeError::NoSpace(format!(
                     "the disk under the cache has {free} bytes left, and {} stay free",
                     throttle.keep_free
@@ -241,7 +265,7 @@ impl Volume {
         }
     }
 
-    /// How long eviction may take to make room: what the store took and did not sync stays
+    /// How long nothing may happen before the disk is full for good: what the store took and did not sync stays
     /// here until it was looked at twice.
     fn eviction_time(&self) -> Duration {
         match self.push.shared.is_unproven() {
@@ -270,5 +294,18 @@ mod tests {
             throttle.note_full(now)
         });
         assert_eq!(told, [true, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn what_is_stored_or_dropped_lets_a_writer_hope_for_room() {
+        let throttle = Throttle::new(&Settings::for_budget(1 << 30));
+        let secs = Duration::from_secs;
+        assert_eq!(throttle.roomless(secs(9)), secs(9));
+        throttle.note_drain(secs(9));
+        assert_eq!(throttle.roomless(secs(12)), secs(3));
+        throttle.note_freed(secs(11));
+        assert_eq!(throttle.roomless(secs(12)), secs(1));
+        // What was dropped is no reason to wait for the dirty limit.
+        assert_eq!(throttle.idle(secs(12)), secs(3));
     }
 }
