@@ -1137,8 +1137,7 @@ fn reason_to_stay(
         Some(false) if crate::push::is_unread(tx, ino)? => Some(KeptReason::MarkUnread),
         Some(false) => Some(KeptReason::NotCommitted),
         Some(true) if crate::push::is_in_doubt(tx)? => Some(KeptReason::StoreInDoubt),
-        Some(true) if crate::collect::marks::is_unsettled(tx)? => Some(KeptReason::Condemned),
-        Some(true) => None,
+        Some(true) => crate::collect::marks::reason_to_keep(tx)?,
     })
 }
 

@@ -19,6 +19,7 @@ use rusqlite::{Connection, OptionalExtension};
 use super::rest;
 use crate::db::{Db, Transaction, meta, meta_u64, set_meta};
 use crate::history::commits_named_by;
+use crate::live::KeptReason;
 use crate::node;
 use crate::push::{Shared, base_commit, beside, blocking, fresh_salt, object_key, put_object};
 use crate::{Result, Volume, VolumeError};
@@ -615,12 +616,17 @@ pub(super) fn latest_retention(said: &[(ReplicaId, Mark)]) -> Option<Retention> 
     latest.map(|(retention, _)| retention)
 }
 
-/// Whether what is here may rest on packs that do not count any more, or may not count.
+/// Why nothing may be dropped: what is here may rest on packs that do not count any more, or may not
+/// count.
 ///
 /// # Errors
 /// If the database fails.
-pub(crate) fn is_unsettled(tx: &Connection) -> Result<bool> {
-    Ok(meta_u64(tx, UNSETTLED)? != 0 || meta_u64(tx, LATE)? != 0)
+pub(crate) fn reason_to_keep(tx: &Connection) -> Result<Option<KeptReason>> {
+    Ok(match (meta_u64(tx, UNSETTLED)?, meta_u64(tx, LATE)?) {
+        (0, 0) => None,
+        (0, _) => Some(KeptReason::NotTold),
+        _ => Some(KeptReason::Condemned),
+    })
 }
 
 /// Does here what follows from what this replica condemned itself.

@@ -42,6 +42,8 @@ pub enum KeptReason {
     Unproven,
     /// What the store has of it is about to be deleted, or may be.
     Condemned,
+    /// The other machines do not know yet what this one rests on, and might delete it.
+    NotTold,
     /// Another machine's mark could not be read since, which may say that.
     MarkUnread,
     /// The store does not show what it had acknowledged, and may have lost more.
@@ -69,6 +71,10 @@ impl KeptReason {
             }
             Self::Condemned => {
                 "what the store has of it is given up, and is looked for elsewhere first"
+            }
+            Self::NotTold => {
+                "the other machines do not know yet what this one has from the store; it tells them \
+                 as soon as it reaches it"
             }
             Self::MarkUnread => {
                 "what another machine says of the history could not be read; it puts that anew \
@@ -225,8 +231,8 @@ impl Volume {
                 Some(KeptReason::NotCommitted)
             } else if crate::push::is_in_doubt(connection)? {
                 Some(KeptReason::StoreInDoubt)
-            } else if crate::collect::marks::is_unsettled(connection)? {
-                Some(KeptReason::Condemned)
+            } else if let Some(reason) = crate::collect::marks::reason_to_keep(connection)? {
+                Some(reason)
             } else if is_pinned(connection, ino)? {
                 Some(KeptReason::Pinned)
             } else {
@@ -331,8 +337,9 @@ fn delete_if_safe(tx: &Transaction<'_>, ino: Ino) -> Result<bool> {
     let is_reached = tx
         .prepare_cached("SELECT 1 FROM nodes WHERE ino = ?1 AND safe = 1")?
         .exists([ino as i64])?;
-    let is_safe =
-        is_reached && !crate::push::is_in_doubt(tx)? && !crate::collect::marks::is_unsettled(tx)?;
+    let is_safe = is_reached
+        && !crate::push::is_in_doubt(tx)?
+        && crate::collect::marks::reason_to_keep(tx)?.is_none();
     if is_safe {
         delete_cached(tx, ino)?;
     }
