@@ -58,6 +58,8 @@ pub struct PeersConfig {
     pub listen: Option<String>,
     /// Others, each as `REPLICA@HOST:PORT`, with an address for the host.
     pub known: Vec<String>,
+    /// Whether this machine says on the local network that it is there, and hears who else is.
+    pub mdns: bool,
 }
 
 /// What the settings of peers say: where to listen, and who is known.
@@ -71,7 +73,7 @@ impl PeersConfig {
 
     /// Whether the user asked for meeting others.
     pub(crate) fn is_asked_for(&self) -> bool {
-        !self.is_off() && (self.listen.is_some() || !self.known.is_empty())
+        !self.is_off() && (self.listen.is_some() || !self.known.is_empty() || self.mdns)
     }
 
     pub(crate) fn parsed(&self) -> Result<Parsed, String> {
@@ -387,6 +389,7 @@ const LIMITS_TEXT: &str = r#"
 ##[peers]
 #listen = "0.0.0.0:4242"    # or "off"; by default any port, once somebody was met or invited
 #known = []                 # others, as "REPLICA@192.168.1.7:4242"
+#mdns = false               # true: others on the local network are found by themselves
 "#;
 
 #[cfg(test)]

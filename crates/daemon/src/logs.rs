@@ -13,7 +13,8 @@ use crate::home::private_dir;
 
 const KEPT_FILES: usize = 7;
 const FILTER_VARIABLE: &str = "LARDER_LOG";
-const QUIET: &str = "warn,larder_daemon=info";
+/// Of mDNS only what is broken: without a network it warns every few seconds.
+const QUIET: &str = "warn,larder_daemon=info,swarm_discovery=error";
 
 /// Writes what is left when dropped.
 #[derive(Debug)]

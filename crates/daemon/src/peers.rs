@@ -221,6 +221,7 @@ impl PeersConfig {
             listen: listen.map_or(Listen::Everywhere, Listen::On),
             known,
             name: name.nodename().to_string_lossy().into_owned(),
+            mdns: self.mdns,
         })
     }
 }

@@ -146,6 +146,11 @@ impl Book {
         self.pages.peers.iter().filter_map(parsed).collect()
     }
 
+    /// Whether this one was met, or named by the user.
+    pub(crate) fn knows(&self, id: ReplicaId) -> bool {
+        self.pages.peers.contains_key(&id.to_string())
+    }
+
     /// Where one was.
     pub(crate) fn addresses(&self, id: ReplicaId) -> Vec<SocketAddr> {
         let known = self.pages.peers.get(&id.to_string());

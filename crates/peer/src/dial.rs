@@ -1,6 +1,6 @@
 //! Calling those who are known and not here, with growing pauses.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,22 +45,28 @@ pub(crate) async fn call_known(shared: Arc<Shared>) {
 /// Whom to call now.
 fn due(shared: &Shared, calls: &Mutex<HashMap<ReplicaId, Calls>>) -> Vec<ReplicaId> {
     let known = shared.book.lock().everyone();
+    let known = known
+        .into_iter()
+        .filter(|(_, known)| !known.addresses.is_empty())
+        .map(|(replica, _)| replica);
+    // Those who were heard are called at once, whatever came of the last call.
+    let mut heard = shared.heard.lock();
+    let all: BTreeSet<ReplicaId> = known.chain(heard.iter().copied()).collect();
     let mut calls = calls.lock();
     let under_way = calls.values().filter(|call| call.again.is_none()).count();
     let now = Instant::now();
     let mut due = Vec::new();
-    for (replica, known) in known {
+    for replica in all {
         if due.len() + under_way >= AT_ONCE {
             break;
         }
-        let is_wanted = replica != shared.id
-            && !known.addresses.is_empty()
-            && shared.present.get(replica).is_none();
+        let is_wanted = replica != shared.id && shared.present.get(replica).is_none();
         let call = calls.entry(replica).or_insert(Calls {
             failures: 0,
             again: Some(now),
         });
-        if is_wanted && call.again.is_some_and(|again| again <= now) {
+        let is_heard = heard.remove(&replica);
+        if is_wanted && call.again.is_some_and(|again| again <= now || is_heard) {
             call.again = None;
             due.push(replica);
         }

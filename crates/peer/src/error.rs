@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use iroh::endpoint::{ConnectionError, VarInt};
 use larder_format::FormatError;
-use larder_model::ReplicaId;
 
 /// What can go wrong between two replicas; the words are for users.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -27,9 +26,11 @@ pub enum PeerError {
     /// Nothing came for too long.
     #[error("it does not answer")]
     Silent,
-    /// No address is known.
-    #[error("no address of {0} is known")]
-    NoAddress(ReplicaId),
+    /// Nobody can be found on the local network.
+    #[error(
+        "mDNS does not work here: {0}. Without `mdns` in `[peers]` of config.toml it is not tried"
+    )]
+    LocalNetwork(String),
     /// It cannot listen.
     #[error("nothing can listen on {0}: {1}. `listen` in `[peers]` of config.toml says where")]
     Listen(SocketAddr, String),

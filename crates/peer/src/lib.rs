@@ -11,7 +11,8 @@
 //!   ([`serve`], [`ask`]);
 //! - **invitations**: the volume's keys for whoever has an unused ticket ([`invite`]).
 //!
-//! [`book`] remembers who is known, in the state directory, and [`dial`] calls them. Everything
+//! [`book`] remembers who is known, in the state directory, and [`dial`] calls them; [`lan`] finds
+//! them on the local network, if the user wants that. Everything
 //! from a peer is bounded: lengths, how much it may ask for at once, and how long it may keep
 //! anyone waiting. A peer that breaks the protocol or gives wrong bytes is not talked to for a
 //! while.
@@ -24,9 +25,11 @@ mod error;
 mod frame;
 mod handshake;
 mod invite;
+mod lan;
 mod presence;
 mod serve;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -59,6 +62,8 @@ pub struct Settings {
     pub known: Vec<(ReplicaId, SocketAddr)>,
     /// How this machine is called, for people.
     pub name: String,
+    /// Whether it says on the local network that it is there, and hears who else is (mDNS).
+    pub mdns: bool,
 }
 
 /// The peers of one volume, while it runs.
@@ -79,6 +84,8 @@ pub(crate) struct Shared {
     name: String,
     book: Mutex<Book>,
     present: Present,
+    /// Members that were heard on the local network, and are called at once.
+    heard: Mutex<BTreeSet<ReplicaId>>,
     stored: watch::Receiver<Option<Newest>>,
     /// Who may be met at once without being known.
     strangers: Arc<Semaphore>,
@@ -121,6 +128,7 @@ impl Peers {
             name: handshake::sent_name(&settings.name),
             book: Mutex::new(book),
             present: Present::default(),
+            heard: Mutex::default(),
             stored: volume.newest_stored(),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             serving: Semaphore::new(SERVING),
@@ -131,6 +139,10 @@ impl Peers {
         shared.spawn(handshake::answer_calls(Arc::clone(&shared)));
         shared.spawn(dial::call_known(Arc::clone(&shared)));
         shared.spawn(presence::tell_news(Arc::clone(&shared)));
+        if settings.mdns {
+            let around = lan::begin(&shared.endpoint)?;
+            shared.spawn(lan::listen(Arc::clone(&shared), around));
+        }
         Ok(Self { shared })
     }
 

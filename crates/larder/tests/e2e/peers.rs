@@ -6,15 +6,20 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::machine::{Machine, noise, wait_for};
+use crate::meet::network::Namespace;
 use crate::remote::{EAGER, Remote, set_limits};
 
 /// A socket of this machine alone.
 const HERE: &str = "\n[peers]\nlisten = \"127.0.0.1:0\"\n";
 
 fn stay_on_loopback(machine: &Machine) {
+    add_to_config(machine, HERE);
+}
+
+fn add_to_config(machine: &Machine, words: &str) {
     let path = machine.state_dir().join("config.toml");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text + HERE).unwrap();
+    fs::write(&path, text + words).unwrap();
 }
 
 fn inviter(store: &Path) -> Machine {
@@ -132,4 +137,41 @@ fn a_ticket_that_is_not_good_is_refused_in_words() {
     let said = laptop.larder(["invite"]);
     assert_ne!(said.code, Some(0));
     said.says("larder mount");
+}
+
+/// On a network of its own, as everyone on the real one would hear them.
+#[test]
+fn machines_on_one_network_find_each_other_if_they_are_told_to() {
+    let network = Namespace::new(0).expect("this machine can have networks of its own");
+    network.route_all().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Remote::folder(&dir.path().join("store"));
+    let on_the_network = || Machine::started_by(network.enter());
+    let laptop = on_the_network();
+    store.init(&laptop, "1G").ok();
+    let desktop = on_the_network();
+    let server = on_the_network();
+    for machine in [&desktop, &server] {
+        store
+            .open(machine, ["--passphrase-file", "passphrase"])
+            .ok();
+    }
+    for machine in [&laptop, &desktop, &server] {
+        set_limits(machine, EAGER);
+    }
+    for machine in [&laptop, &desktop] {
+        add_to_config(machine, "\n[peers]\nmdns = true\n");
+        machine.mount();
+    }
+    add_to_config(&server, "\n[peers]\nlisten = \"127.0.0.1:0\"\n");
+    server.mount();
+    // Whom one has something of, one calls; nobody was invited, and no address was named.
+    fs::write(laptop.mount_point().join("letter"), "Dear Anna").unwrap();
+    laptop.larder(["commit"]).ok();
+    desktop.larder(["sync"]).ok();
+    wait_for("them to find each other", || {
+        here(&laptop).len() == 1 && here(&desktop).len() == 1
+    });
+    // Who was not told to says nothing to anybody.
+    assert_eq!(here(&server), Vec::<Value>::new());
 }

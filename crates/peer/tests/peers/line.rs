@@ -23,6 +23,7 @@ pub async fn peers(replica: &Replica, name: &str, known: &[&Peers]) -> Peers {
         listen: Listen::On(loopback()),
         known: known.collect(),
         name: name.to_owned(),
+        mdns: false,
     };
     Peers::start(&replica.volume, &replica.state, settings)
         .await

@@ -11,7 +11,7 @@
 
 mod dice;
 mod ledger;
-mod network;
+pub mod network;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -134,7 +134,7 @@ fn free_port() -> SocketAddr {
 }
 
 /// A network namespace with one line, that ends here.
-struct Namespace {
+pub struct Namespace {
     holder: Child,
     /// The address of its line's end here.
     outside: Ipv4Addr,
@@ -143,7 +143,11 @@ struct Namespace {
 }
 
 impl Namespace {
-    fn new(number: usize) -> Result<Self, String> {
+    /// One of a few that a test has.
+    ///
+    /// # Errors
+    /// Without the rights, or the programs, for it.
+    pub fn new(number: usize) -> Result<Self, String> {
         let holder = Command::new("unshare")
             .args(["--net", "cat"])
             .stdin(Stdio::piped())
@@ -194,8 +198,19 @@ impl Namespace {
         Ok(())
     }
 
+    /// Has all that is for no known network go to its line, as on a machine with a network.
+    ///
+    /// # Errors
+    /// If it cannot be said.
+    pub fn route_all(&self) -> Result<(), String> {
+        let words = self.enter();
+        let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
+        let route = ["ip", "route", "add", "default", "dev", "line"];
+        run(words[0], &[&words[1..], &route].concat())
+    }
+
     /// What starts a program there.
-    fn enter(&self) -> Vec<OsString> {
+    pub fn enter(&self) -> Vec<OsString> {
         let net = format!("--net=/proc/{}/ns/net", self.holder.id());
         vec!["nsenter".into(), net.into(), "--".into()]
     }
