@@ -261,7 +261,13 @@ async fn put_own_anew(shared: &Shared, volume: &Arc<Volume>, newest: Option<&u64
         .db
         .read(|tx| Ok((meta_u64(tx, PUT)?, meta_u64(tx, MADE)?)))?;
     let is_there = match newest {
-        Some(&n) if n <= made => is_own_readable(volume, n).await?,
+        Some(&n) if n <= made => {
+            is_read_lately(volume, n) || {
+                let is_readable = is_own_readable(volume, n).await?;
+                *volume.seen.own_mark.lock() = is_readable.then(|| (n, node::now().0));
+                is_readable
+            }
+        }
         // A copy of this replica put it: the next head shows that.
         Some(_) => true,
         None => put == 0,
@@ -270,6 +276,18 @@ async fn put_own_anew(shared: &Shared, volume: &Arc<Volume>, newest: Option<&u64
         true => Ok(()),
         false => publish(shared, volume).await,
     }
+}
+
+/// Whether this mark of this replica could be read a while ago: it is not read at each look.
+fn is_read_lately(volume: &Volume, n: u64) -> bool {
+    let now = node::now().0;
+    let read = *volume.seen.own_mark.lock();
+    read.is_some_and(|(read, at)| read == n && (0..look_holds(volume)).contains(&(now - at)))
+}
+
+/// How long a look at the marks holds, in nanoseconds.
+fn look_holds(volume: &Volume) -> i64 {
+    LOOK_HOLDS.min(volume.settings.member_grace.as_nanos() as i64 / 4)
 }
 
 /// From here on nobody knows what this replica rests on, until it has said so.
@@ -286,9 +304,8 @@ pub(crate) fn be_late(tx: &Transaction<'_>) -> Result<()> {
 /// As [`notice`].
 pub(crate) async fn look_if_old(shared: &Shared, volume: &Arc<Volume>) -> Result<bool> {
     let looked = volume.db.read(|tx| meta_u64(tx, LOOKED))? as i64;
-    let holds = LOOK_HOLDS.min(volume.settings.member_grace.as_nanos() as i64 / 4);
     let age = node::now().0 - looked;
-    match (0..holds).contains(&age) {
+    match (0..look_holds(volume)).contains(&age) {
         true => Ok(true),
         false => notice(shared, volume).await,
     }

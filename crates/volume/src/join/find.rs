@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use larder_format::Commit;
 use larder_model::{Clock, ReplicaId};
 use larder_store::{Key, ObjectMeta};
 use parking_lot::Mutex;
@@ -18,12 +19,19 @@ pub(crate) struct Seen {
     indexes: Mutex<HashSet<Key>>,
     /// Of each other replica the number of the newest head, and whether it was included here.
     heads: Mutex<HashMap<ReplicaId, u64>>,
+    /// This replica's mark that could be read, and when that was, in nanoseconds since 1970.
+    pub(crate) own_mark: Mutex<Option<(u64, i64)>>,
 }
 
 impl Seen {
     /// Whether the newest commit that this replica had on the store is included here.
     pub(crate) fn includes(&self, replica: &ReplicaId) -> bool {
         self.heads.lock().contains_key(replica)
+    }
+
+    /// This commit of another replica is included here from now on.
+    pub(crate) fn note(&self, commit: &Commit) {
+        self.heads.lock().insert(commit.author, commit.n);
     }
 
     /// The index objects that were read.
@@ -82,7 +90,7 @@ pub(crate) async fn unseen(
         let newest = newest_of(fetcher, &volume.db, replica, &heads, wait, &mut warnings).await?;
         match newest {
             Some(found) if included.includes(&found.commit.clock) => {
-                seen.heads.lock().insert(replica, found.commit.n);
+                seen.note(&found.commit);
             }
             Some(found) => unseen.push(found),
             None => {}

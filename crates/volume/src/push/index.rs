@@ -23,7 +23,7 @@ use super::upload::{self, key, put};
 use crate::{Result, Volume, VolumeError};
 
 /// So many index objects of one level become one of the next.
-const MERGED_AT_ONCE: usize = 16;
+const MERGED_AT_ONCE: usize = 8;
 /// A level's index objects list this many packs, up to where the next one begins. Those of
 /// the last are left as they are: about 8 GiB of content, and some MiB of memory to make.
 const LEVELS: [std::ops::Range<usize>; 2] = [1..8, 8..64];

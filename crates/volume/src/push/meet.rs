@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use larder_format::seal_head;
 use larder_model::ChunkId;
-use larder_store::ErrorKind;
+use larder_store::{ErrorKind, ObjectMeta};
 use rusqlite::Connection;
 
 use super::commit::{Committer, rescue_taken};
@@ -140,11 +140,10 @@ impl Committer {
         let mut report = SyncReport::default();
         let mut tries = 0;
         let mut wrong: BTreeMap<ChunkId, String> = BTreeMap::new();
+        let (mut listed, mut of_tags) = self.list(volume).await?;
         loop {
-            let listed = list_heads(volume.fetcher()).await?;
-            report.left = take_in_tags(volume, &listed).await?;
-            put_due_tags(&self.shared, volume, &listed).await?;
             let (others, warnings) = join::unseen(volume, &listed).await?;
+            report.left = of_tags.clone();
             report.left.extend(warnings);
             self.looks
                 .held
@@ -182,7 +181,10 @@ impl Committer {
                 Err(error) => return Err(error),
             };
             let why = match joined {
-                Applied::Done(_) => continue,
+                Applied::Done(_) => {
+                    volume.seen.note(&other.commit);
+                    continue;
+                }
                 Applied::Guarded(gone) => {
                     let words = format!(
                         "commit {} of {} would delete {gone} files and directories here. If that \
@@ -209,7 +211,17 @@ impl Committer {
             if !self.shared.pause(PAUSE).await {
                 return Err(VolumeError::Stopping);
             }
+            (listed, of_tags) = self.list(volume).await?;
         }
+    }
+
+    /// What lies at the heads, once what is said of tags there was taken in; and what is wrong with
+    /// these, in words.
+    async fn list(&self, volume: &Arc<Volume>) -> Result<(Vec<ObjectMeta>, Vec<String>)> {
+        let listed = list_heads(volume.fetcher()).await?;
+        let left = take_in_tags(volume, &listed).await?;
+        put_due_tags(&self.shared, volume, &listed).await?;
+        Ok((listed, left))
     }
 
     async fn join(
