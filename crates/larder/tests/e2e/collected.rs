@@ -4,6 +4,7 @@ use std::fs;
 
 use larder_store::testing::Sshd;
 
+use crate::machine::wait_for;
 use crate::remote::{EAGER, Remote, assert_no_diff};
 
 #[test]
@@ -23,6 +24,10 @@ fn old_history_goes_when_all_machines_know_and_the_rest_is_whole() {
         laptop.larder(["commit"]).ok();
     }
     let desktop = remote.another_machine();
+    // Nobody waits for a machine that has not said that it is there.
+    wait_for("both to have said so", || {
+        remote.objects("marks/").len() == 2
+    });
     let there = |name: &str| desktop.mount_point().join(name);
 
     laptop.larder(["history"]).ok().says("All commits are kept");
